@@ -1,0 +1,49 @@
+//! Whether a flow may reach its destination. Asked by the destination's agent, for every protocol.
+//!
+//! The policy objects come later; what already holds is what no policy can allow.
+
+use crate::flow::FlowContext;
+use crate::world::World;
+
+/// The proof that a flow was decided and allowed. Only [`decide`] makes one, and the stage that
+/// connects to the application takes it by value.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Permit {
+    _private: (),
+}
+
+/// Why a flow may not reach its destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The dialled address is not one of the pod's.
+    #[error("the dialled address is not an address of the pod")]
+    NotItsAddress,
+    /// The pod is no longer known.
+    #[error("the pod is no longer known")]
+    UnknownPod,
+}
+
+impl Denied {
+    /// The spelling used by metrics, log lines and the command line.
+    #[must_use]
+    pub const fn as_label(self) -> &'static str {
+        match self {
+            Self::NotItsAddress => "denied_not_its_address",
+            Self::UnknownPod => "denied_unknown_pod",
+        }
+    }
+}
+
+/// Decides on a flow.
+///
+/// # Errors
+/// Why it is denied.
+pub fn decide(world: &World, flow: &FlowContext) -> Result<Permit, Denied> {
+    let pod = world
+        .workload(&flow.destination.uid)
+        .ok_or(Denied::UnknownPod)?;
+    if !pod.addresses.contains(&flow.destination_address.ip()) {
+        return Err(Denied::NotItsAddress);
+    }
+    Ok(Permit { _private: () })
+}

@@ -1,0 +1,109 @@
+//! Where an outbound flow goes: [`plan`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::enrolment;
+use crate::flow::PlaintextReason;
+use crate::identity::SpiffeId;
+use crate::workload::{ObjectName, Workload};
+use crate::world::World;
+
+/// What the agent is to do with an outbound connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Open a stream in a tunnel.
+    Tunnel(Hop),
+    /// Connect from the pod's own address, without a tunnel.
+    Plaintext(Direct),
+    /// Reset it.
+    Refuse(Refused),
+}
+
+/// A destination behind a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// The pod's address and port: the CONNECT authority. The tunnel goes to this address, port
+    /// 15008.
+    pub destination: SocketAddr,
+    /// The only identity the tunnel's other end may prove.
+    pub identity: SpiffeId,
+    /// The pod.
+    pub workload: Arc<Workload>,
+    /// The service whose virtual address was dialled.
+    pub service: Option<ObjectName>,
+}
+
+/// A destination without a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Direct {
+    /// Where to connect.
+    pub destination: SocketAddr,
+    /// Why there is no tunnel.
+    pub reason: PlaintextReason,
+    /// The pod, where discovery knows one.
+    pub workload: Option<Arc<Workload>>,
+    /// The service whose virtual address was dialled.
+    pub service: Option<ObjectName>,
+}
+
+/// Why there is nowhere to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The service does not have the dialled port.
+    #[error("the service has no such TCP port")]
+    NoSuchPort,
+    /// No endpoint of the service is ready.
+    #[error("no endpoint of the service is ready")]
+    NoReadyEndpoint,
+}
+
+impl Refused {
+    /// The spelling used by metrics, log lines and the command line.
+    #[must_use]
+    pub const fn as_label(self) -> &'static str {
+        match self {
+            Self::NoSuchPort => "no_such_service_port",
+            Self::NoReadyEndpoint => "no_ready_endpoint",
+        }
+    }
+}
+
+/// Where a connection to `dialled` goes. `random` chooses among endpoints.
+#[must_use]
+pub fn plan(world: &World, dialled: SocketAddr, random: u64) -> Plan {
+    let _ = random;
+    to_pod_or_outside(world, dialled, None)
+}
+
+fn to_pod_or_outside(world: &World, destination: SocketAddr, service: Option<ObjectName>) -> Plan {
+    let Some(workload) = world.workload_at(destination.ip()).map(Arc::clone) else {
+        let reason = PlaintextReason::UnknownDestination;
+        return Plan::Plaintext(Direct {
+            destination,
+            reason,
+            workload: None,
+            service,
+        });
+    };
+    match enrolment::select(world, &workload) {
+        Ok(()) => {
+            let identity = workload.identity.clone();
+            Plan::Tunnel(Hop {
+                destination,
+                identity,
+                workload,
+                service,
+            })
+        }
+        Err(why) => {
+            let reason = PlaintextReason::DestinationNotEnrolled(why);
+            Plan::Plaintext(Direct {
+                destination,
+                reason,
+                workload: Some(workload),
+                service,
+            })
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The door to the kernel: what enrolment needs of it ([`Datapath`]), and what the proxy needs of
+//! an enrolled pod ([`PodSockets`]).
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use adit_core::enrolment::Step;
+use adit_core::workload::PodUid;
+use socket2::Socket;
+use tokio::net::TcpStream;
+
+/// A pod to enrol.
+#[derive(Debug, Clone)]
+pub struct PodTarget {
+    /// Its UID.
+    pub uid: PodUid,
+    /// Its addresses; at least one of them must be found in the network namespace.
+    pub addresses: Vec<IpAddr>,
+    /// The path of its network namespace.
+    pub netns: PathBuf,
+}
+
+/// A pod that an earlier agent left enrolled: its connections are captured, and wait for listeners.
+#[derive(Debug, Clone)]
+pub struct Adopted {
+    /// Its UID.
+    pub uid: PodUid,
+    /// Whether its network namespace still exists.
+    pub alive: bool,
+}
+
+/// The listeners of one pod for one worker.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Connections that the pod opened.
+    pub outbound: TcpListener,
+    /// Tunnels to the pod (port 15008).
+    pub hbone: TcpListener,
+    /// Everything else that comes to the pod from outside.
+    pub plaintext: TcpListener,
+}
+
+/// A pod whose namespace is open. The steps are done to it.
+pub trait OpenPod: Send + Sync + 'static {
+    /// The listeners that [`Step::Listeners`] opened, one element per worker; empty when taken
+    /// before that step or a second time.
+    fn take_listeners(&self) -> Vec<Listeners>;
+    /// The pod's sockets, for the proxy.
+    fn sockets(&self) -> Arc<dyn PodSockets>;
+}
+
+/// What enrolment needs of the kernel.
+pub trait Datapath: Send + Sync + 'static {
+    /// An open pod.
+    type Pod: OpenPod;
+
+    /// The pods that an earlier agent left enrolled.
+    fn adopted(&self) -> Vec<Adopted>;
+
+    /// Opens a pod's namespace and checks that it is this pod's. Adopts what an earlier agent left
+    /// of it.
+    fn open(
+        &self,
+        target: &PodTarget,
+    ) -> impl Future<Output = Result<Arc<Self::Pod>, DatapathError>> + Send;
+
+    /// Does one step. Doing a step that is done already succeeds.
+    fn perform(
+        &self,
+        pod: &Arc<Self::Pod>,
+        step: Step,
+    ) -> impl Future<Output = Result<(), DatapathError>> + Send;
+
+    /// Undoes one step. Undoing a step that is not done, or whose namespace is gone, succeeds.
+    fn undo(
+        &self,
+        pod: &Arc<Self::Pod>,
+        step: Step,
+    ) -> impl Future<Output = Result<(), DatapathError>> + Send;
+
+    /// Removes everything an earlier agent left of a pod that is not coming back. Also undoes the
+    /// capture first where its namespace is alive.
+    fn forget(&self, uid: &PodUid) -> impl Future<Output = Result<(), DatapathError>> + Send;
+}
+
+/// A socket that is not connected yet, and where to connect it.
+#[derive(Debug)]
+pub struct Dial {
+    /// Non-blocking, in the pod's namespace, tagged as the agent's.
+    pub socket: Socket,
+    /// The address to connect to.
+    pub to: SocketAddr,
+}
+
+/// What the proxy needs of an enrolled pod.
+pub trait PodSockets: Send + Sync {
+    /// Where the pod wanted to connect to, for a socket of the outbound listener; and for one of
+    /// the other two, the address of the pod that was dialled.
+    ///
+    /// # Errors
+    /// The socket's.
+    fn original_destination(&self, accepted: &TcpStream) -> io::Result<SocketAddr>;
+
+    /// A socket that leaves the pod from its natural address.
+    ///
+    /// # Errors
+    /// The socket's, or that the namespace could not be entered.
+    fn outward(&self, destination: SocketAddr) -> io::Result<Dial>;
+
+    /// A socket to the pod's own application, bound to `source` so that the application sees the
+    /// client's address.
+    ///
+    /// # Errors
+    /// The socket's, or that the namespace could not be entered.
+    fn inward(&self, source: IpAddr, destination: SocketAddr) -> io::Result<Dial>;
+}
+
+/// What went wrong at the kernel's door.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    /// The namespace could not be opened or entered.
+    #[error("network namespace {path}")]
+    Netns {
+        /// Its path.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The namespace is not the pod's.
+    #[error("network namespace {path} is not this pod's: {why}")]
+    WrongNetns {
+        /// Its path.
+        path: PathBuf,
+        /// What does not fit.
+        why: &'static str,
+    },
+    /// A socket operation failed.
+    #[error("{what}")]
+    Socket {
+        /// The operation.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A BPF operation failed.
+    #[error("{what}")]
+    Bpf {
+        /// The operation.
+        what: String,
+        /// What aya or the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A netlink operation failed.
+    #[error("{what}")]
+    Netlink {
+        /// The operation.
+        what: &'static str,
+        /// What rtnetlink said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A limit of this node's was reached.
+    #[error("{0}")]
+    Limit(&'static str),
+}
