@@ -260,10 +260,7 @@ impl CloseReason {
     /// Whether the flow did what its ends wanted; a reset is theirs to choose.
     #[must_use]
     pub const fn is_ordinary(self) -> bool {
-        matches!(
-            self,
-            Self::Finished | Self::ResetBySource | Self::ResetByDestination
-        )
+        matches!(self, Self::Finished | Self::ResetBySource | Self::ResetByDestination)
     }
 }
 

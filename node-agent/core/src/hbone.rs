@@ -51,11 +51,7 @@ pub fn parse_authority(text: &str) -> Result<SocketAddr, Malformed> {
     let ip = match host.strip_prefix('[') {
         Some(rest) => {
             let inside = rest.strip_suffix(']').ok_or(Malformed::Authority)?;
-            IpAddr::V6(
-                inside
-                    .parse::<Ipv6Addr>()
-                    .map_err(|_text| Malformed::Authority)?,
-            )
+            IpAddr::V6(inside.parse::<Ipv6Addr>().map_err(|_text| Malformed::Authority)?)
         }
         None => IpAddr::V4(host.parse().map_err(|_text| Malformed::Authority)?),
     };
@@ -74,74 +70,6 @@ pub fn parse_authority(text: &str) -> Result<SocketAddr, Malformed> {
 pub fn authority(destination: SocketAddr) -> String {
     // SocketAddr prints IPv6 in brackets, and a scope id (`%2`), which an authority has not.
     SocketAddr::new(destination.ip(), destination.port()).to_string()
-}
-
-/// What one agent tells the other of the calling workload. A claim, for people to read: no decision
-/// rests on it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Baggage {
-    /// `k8s.cluster.name`.
-    pub cluster: Option<String>,
-    /// `k8s.namespace.name`.
-    pub namespace: Option<String>,
-    /// The value of `k8s.<kind>.name`.
-    pub workload: Option<String>,
-    /// The `<kind>` of `k8s.<kind>.name`.
-    pub kind: Option<String>,
-    /// `service.name`.
-    pub service: Option<String>,
-    /// `service.version`.
-    pub version: Option<String>,
-}
-
-/// The kinds that a baggage may name, as Istio's agents write them.
-const KINDS: [&str; 7] = [
-    "deployment",
-    "statefulset",
-    "daemonset",
-    "replicaset",
-    "cronjob",
-    "job",
-    "pod",
-];
-
-/// Reads a `baggage` header (W3C Baggage, section 3.2.1): `key=value` pairs between commas,
-/// properties after `;` ignored. Unknown keys are ignored, of a repeated key the first counts.
-#[must_use]
-pub fn parse_baggage(text: &str) -> Baggage {
-    let mut baggage = Baggage::default();
-    for member in text.get(..MAX_VALUE_LEN).unwrap_or(text).split(',') {
-        let pair = member.split(';').next().unwrap_or(member);
-        let Some((key, value)) = pair.split_once('=') else {
-            continue;
-        };
-        let (key, value) = (key.trim(), value.trim());
-        if value.is_empty() {
-            continue;
-        }
-        let field = match key {
-            "k8s.cluster.name" => &mut baggage.cluster,
-            "k8s.namespace.name" => &mut baggage.namespace,
-            "service.name" => &mut baggage.service,
-            "service.version" => &mut baggage.version,
-            _ => {
-                let kind = key
-                    .strip_prefix("k8s.")
-                    .and_then(|rest| rest.strip_suffix(".name"));
-                let Some(kind) = kind.filter(|kind| KINDS.contains(kind)) else {
-                    continue;
-                };
-                if baggage.workload.is_none() {
-                    baggage.kind = Some(kind.to_owned());
-                }
-                &mut baggage.workload
-            }
-        };
-        if field.is_none() {
-            *field = Some(value.to_owned());
-        }
-    }
-    baggage
 }
 
 /// The `baggage` header for flows of this workload.
@@ -179,16 +107,10 @@ pub fn forwarded(source: IpAddr, service: Option<&ObjectName>) -> String {
 /// Reads the `host` of a `forwarded` header, the service that the caller dialled. A claim.
 #[must_use]
 pub fn parse_forwarded_host(text: &str) -> Option<ObjectName> {
-    let first = text
-        .get(..MAX_VALUE_LEN)
-        .unwrap_or(text)
-        .split(',')
-        .next()?;
+    let first = text.get(..MAX_VALUE_LEN).unwrap_or(text).split(',').next()?;
     let host = first.split(';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
-        key.trim()
-            .eq_ignore_ascii_case("host")
-            .then(|| value.trim().trim_matches('"'))
+        key.trim().eq_ignore_ascii_case("host").then(|| value.trim().trim_matches('"'))
     })?;
     let mut labels = host.split('.');
     let (name, namespace) = (labels.next()?, labels.next()?);
@@ -272,22 +194,6 @@ mod tests {
             "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.deployment.name=cart,\
              service.name=cart,service.version=v2"
         );
-        let read = parse_baggage(&text);
-        assert_eq!(read.workload.as_deref(), Some("cart"));
-        assert_eq!(read.kind.as_deref(), Some("deployment"));
-        assert_eq!(read.version.as_deref(), Some("v2"));
-    }
-
-    #[test]
-    fn baggage_of_a_stranger_is_read_as_far_as_it_makes_sense() {
-        let read = parse_baggage(
-            "=,x, k8s.namespace.name = a ;p=1,k8s.namespace.name=b,k8s.evil.name=c,service.name=",
-        );
-        let expected = Baggage {
-            namespace: Some("a".to_owned()),
-            ..Baggage::default()
-        };
-        assert_eq!(read, expected);
     }
 
     #[test]
@@ -301,15 +207,7 @@ mod tests {
 
     #[test]
     fn a_forwarded_host_that_is_no_service_is_none() {
-        for text in [
-            "",
-            "for=1",
-            "host=",
-            "host=a",
-            "host=a.b",
-            "host=a.b.com",
-            "host=a b.c.svc",
-        ] {
+        for text in ["", "for=1", "host=", "host=a", "host=a.b", "host=a.b.com", "host=a b.c.svc"] {
             assert_eq!(parse_forwarded_host(text), None, "{text:?}");
         }
     }
@@ -335,10 +233,7 @@ mod tests {
             mode: MeshMode::Unset,
             host_network: false,
             phase: Phase::Active,
-            owner: Owner {
-                kind: "deployment".into(),
-                name: "cart".into(),
-            },
+            owner: Owner { kind: "deployment".into(), name: "cart".into() },
             labels: BTreeMap::from([("version".into(), "v2".into())]),
             netns: None,
         }

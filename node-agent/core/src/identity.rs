@@ -135,11 +135,7 @@ impl SpiffeId {
     /// calls a principal.
     #[must_use]
     pub fn principal(&self) -> String {
-        let Self {
-            trust_domain,
-            namespace,
-            service_account,
-        } = self;
+        let Self { trust_domain, namespace, service_account } = self;
         format!("{trust_domain}/ns/{namespace}/sa/{service_account}")
     }
 }
@@ -179,15 +175,8 @@ impl fmt::Debug for TrustDomain {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            trust_domain,
-            namespace,
-            service_account,
-        } = self;
-        write!(
-            f,
-            "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
-        )
+        let Self { trust_domain, namespace, service_account } = self;
+        write!(f, "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
     }
 }
 
@@ -220,14 +209,8 @@ mod tests {
             ("spiffe://cluster.local", ParseError::Path),
             ("spiffe:///ns/a/sa/b", ParseError::TrustDomain),
             ("spiffe://Cluster.local/ns/a/sa/b", ParseError::TrustDomain),
-            (
-                "spiffe://cluster.local:80/ns/a/sa/b",
-                ParseError::TrustDomain,
-            ),
-            (
-                "spiffe://user@cluster.local/ns/a/sa/b",
-                ParseError::TrustDomain,
-            ),
+            ("spiffe://cluster.local:80/ns/a/sa/b", ParseError::TrustDomain),
+            ("spiffe://user@cluster.local/ns/a/sa/b", ParseError::TrustDomain),
             ("spiffe://cluster.local/sa/b/ns/a", ParseError::Path),
             ("spiffe://cluster.local/ns/a", ParseError::Path),
             ("spiffe://cluster.local/ns/a/sa/", ParseError::Segment),

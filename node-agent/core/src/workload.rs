@@ -171,10 +171,7 @@ impl ObjectName {
     /// Takes a namespace and a name as they stand.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self {
-            namespace: Arc::from(namespace),
-            name: Arc::from(name),
-        }
+        Self { namespace: Arc::from(namespace), name: Arc::from(name) }
     }
 }
 
@@ -207,18 +204,12 @@ impl Workload {
     /// Istio's canonical service: a label, else the controller's name.
     #[must_use]
     pub fn canonical_name(&self) -> &str {
-        self.first_label(&[
-            "service.istio.io/canonical-name",
-            "app.kubernetes.io/name",
-            "app",
-        ])
-        .unwrap_or(&self.owner.name)
+        self.first_label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
+            .unwrap_or(&self.owner.name)
     }
 
     fn first_label(&self, keys: &[&str]) -> Option<&str> {
-        keys.iter()
-            .find_map(|key| self.labels.get(*key))
-            .map(|value| &**value)
+        keys.iter().find_map(|key| self.labels.get(*key)).map(|value| &**value)
     }
 }
 

@@ -67,15 +67,10 @@ impl World {
         match delta {
             Delta::Namespace(namespace) => {
                 let name = Arc::clone(&namespace.name);
-                if self
-                    .namespaces
-                    .get(&name)
-                    .is_some_and(|old| **old == namespace)
-                {
+                if self.namespaces.get(&name).is_some_and(|old| **old == namespace) {
                     return;
                 }
-                self.namespaces
-                    .insert(Arc::clone(&name), Arc::new(namespace));
+                self.namespaces.insert(Arc::clone(&name), Arc::new(namespace));
                 self.touch_namespace(name, changes);
             }
             Delta::NamespaceGone(name) => {
@@ -85,11 +80,7 @@ impl World {
             }
             Delta::Workload(workload) => {
                 let uid = workload.uid.clone();
-                if self
-                    .workloads
-                    .get(&uid)
-                    .is_some_and(|old| **old == workload)
-                {
+                if self.workloads.get(&uid).is_some_and(|old| **old == workload) {
                     return;
                 }
                 self.forget_addresses(&uid);
@@ -132,10 +123,7 @@ impl World {
     }
 
     fn touch_namespace(&self, name: Arc<str>, changes: &mut Changes) {
-        let pods = self
-            .workloads
-            .values()
-            .filter(|pod| pod.name.namespace == name);
+        let pods = self.workloads.values().filter(|pod| pod.name.namespace == name);
         changes.workloads.extend(pods.map(|pod| pod.uid.clone()));
         changes.namespaces.insert(name);
     }
@@ -145,10 +133,7 @@ impl World {
             return;
         }
         for address in &workload.addresses {
-            self.by_address
-                .entry(*address)
-                .or_default()
-                .push(Arc::clone(workload));
+            self.by_address.entry(*address).or_default().push(Arc::clone(workload));
         }
     }
 
@@ -172,9 +157,7 @@ impl World {
         self.by_vip.clear();
         for service in self.services.values() {
             for vip in &service.vips {
-                self.by_vip
-                    .entry(*vip)
-                    .or_insert_with(|| Arc::clone(service));
+                self.by_vip.entry(*vip).or_insert_with(|| Arc::clone(service));
             }
         }
     }
@@ -218,9 +201,7 @@ impl World {
     /// The endpoints of a service; empty where it has none or is not known.
     #[must_use]
     pub fn endpoints(&self, service: &ObjectName) -> &[Endpoint] {
-        self.endpoints
-            .get(service)
-            .map_or(&[], |endpoints| endpoints)
+        self.endpoints.get(service).map_or(&[], |endpoints| endpoints)
     }
 
     /// All namespaces, by name.
@@ -238,9 +219,7 @@ impl World {
         &'a self,
         node: &'a NodeName,
     ) -> impl Iterator<Item = &'a Arc<Workload>> {
-        self.workloads
-            .values()
-            .filter(move |pod| pod.node.as_ref() == Some(node))
+        self.workloads.values().filter(move |pod| pod.node.as_ref() == Some(node))
     }
 
     /// All services, by namespace and name.

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use adit_core::enrolment::Step;
-use adit_core::workload::PodUid;
+use adit_core::flow::ConnectFailure;
+use adit_core::identity::SpiffeId;
+use adit_core::workload::{ObjectName, PodUid};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
@@ -116,6 +118,37 @@ pub trait PodSockets: Send + Sync {
     /// # Errors
     /// The socket's, or that the namespace could not be entered.
     fn inward(&self, source: IpAddr, destination: SocketAddr) -> io::Result<Dial>;
+}
+
+/// An enrolled pod, as the workers and the proxy know it.
+pub struct EnrolledPod {
+    /// Its UID.
+    pub uid: PodUid,
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// Its identity.
+    pub identity: SpiffeId,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its sockets.
+    pub sockets: Arc<dyn PodSockets>,
+}
+
+/// What a failed `connect` means.
+#[must_use]
+pub fn connect_failure(error: &io::Error) -> ConnectFailure {
+    use nix::errno::Errno;
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ECONNREFUSED | Errno::ECONNRESET) => ConnectFailure::Refused,
+        Some(Errno::ETIMEDOUT) => ConnectFailure::TimedOut,
+        Some(Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EACCES | Errno::EPERM) => {
+            ConnectFailure::Unreachable
+        }
+        Some(
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::EADDRNOTAVAIL,
+        ) => ConnectFailure::Resources,
+        _ => ConnectFailure::Other,
+    }
 }
 
 /// What went wrong at the kernel's door.

@@ -18,10 +18,7 @@ impl Worlds {
     #[must_use]
     pub fn new() -> Self {
         let (changes, _) = broadcast::channel(64);
-        Self {
-            current: Arc::default(),
-            changes,
-        }
+        Self { current: Arc::default(), changes }
     }
 
     /// The world now.

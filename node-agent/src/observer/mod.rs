@@ -27,13 +27,7 @@ pub struct Records {
 pub fn channel(capacity: usize) -> (Recorder, Records) {
     let (sender, receiver) = mpsc::channel(capacity);
     let dropped = Arc::new(AtomicU64::new(0));
-    (
-        Recorder {
-            records: sender,
-            dropped: Arc::clone(&dropped),
-        },
-        Records { receiver, dropped },
-    )
+    (Recorder { records: sender, dropped: Arc::clone(&dropped) }, Records { receiver, dropped })
 }
 
 impl Recorder {

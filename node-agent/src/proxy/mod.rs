@@ -1,1 +1,133 @@
-//! The module `proxy`.
+//! The life of a flow, top to bottom: accepted → registered → decided → connected → forwarded →
+//! ended. Each stage is one file; what it returns says what is now known.
+
+mod accept;
+mod authorize;
+mod connect;
+mod flows;
+mod forward;
+mod tcp;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::flow::CloseReason;
+use http::StatusCode;
+use tokio::net::TcpStream;
+
+pub(crate) use accept::{Arrived, Captured, Requested};
+pub(crate) use flows::{Flow, Flows, refused_tunnel};
+
+use crate::discovery::Worlds;
+use crate::tunnel::{Incoming, Tunnels};
+use forward::{End, forward};
+
+/// What the stages need of the worker they run on.
+pub(crate) struct Stages {
+    /// The world, loaded once per decision.
+    pub(crate) worlds: Worlds,
+    /// The tunnels that this worker dials.
+    pub(crate) tunnels: Tunnels,
+    /// The flows that live on this worker.
+    pub(crate) flows: Rc<Flows>,
+    /// The cluster's name, for baggage.
+    pub(crate) cluster: Arc<str>,
+    /// How long a flow waits for its connection.
+    pub(crate) connect_timeout: Duration,
+}
+
+/// A connection that an enrolled pod opened.
+pub(crate) async fn outbound(stages: Rc<Stages>, captured: Captured) {
+    let flow = stages.flows.register_outbound(&stages.worlds.load(), &captured);
+    let Captured { pod, tcp, dialled, .. } = captured;
+    let source = End::tcp(tcp);
+    let reason = flow.race(async {
+        // Boxed: a connected flow does not carry the room its connecting needed.
+        let link = Box::pin(connect::outward(&stages, &flow, &pod, dialled)).await;
+        match link {
+            Ok(connect::Link::Tunnel(end, _place)) => forward(&flow, source, end).await,
+            Ok(connect::Link::Plain(end)) => forward(&flow, source, end).await,
+            Err(reason) => reason,
+        }
+    });
+    let reason = reason.await;
+    flow.finish(reason);
+}
+
+/// A plaintext connection to an enrolled pod.
+pub(crate) async fn inbound_plaintext(stages: Rc<Stages>, arrived: Arrived, tcp: TcpStream) {
+    let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
+    let source = End::tcp(tcp);
+    let reason = flow.race(async {
+        match Box::pin(to_application(&stages, &flow, &arrived)).await {
+            Ok(application) => forward(&flow, source, application).await,
+            Err(reason) => reason,
+        }
+    });
+    let reason = reason.await;
+    flow.finish(reason);
+}
+
+/// A stream in a tunnel to an enrolled pod. The answer 200 comes only after the application has
+/// accepted.
+pub(crate) async fn inbound_tunnelled(stages: Rc<Stages>, requested: Requested, request: Incoming) {
+    let mut responder = request.responder;
+    let arrived = match requested {
+        Requested::Stream(arrived) => arrived,
+        Requested::Malformed(why) => {
+            tracing::debug!(reason = why.as_label(), "CONNECT refused");
+            return responder.reject(StatusCode::BAD_REQUEST);
+        }
+    };
+    let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
+    let reason = flow.race(async {
+        let application = tokio::select! {
+            biased;
+            application = Box::pin(to_application(&stages, &flow, &arrived)) => application,
+            () = responder.given_up() => return CloseReason::ResetBySource,
+        };
+        match application {
+            Ok(application) => match responder.accept() {
+                Ok((reader, writer)) => forward(&flow, End::new(reader, writer), application).await,
+                Err(_gone) => CloseReason::TunnelLost,
+            },
+            Err(reason) => {
+                responder.reject(status(reason));
+                reason
+            }
+        }
+    });
+    let reason = reason.await;
+    flow.finish(reason);
+}
+
+/// Authorised first, then connected: `connect::inward` takes the permit.
+async fn to_application(
+    stages: &Stages,
+    flow: &Flow,
+    arrived: &Arrived,
+) -> Result<End<tcp::Reader, tcp::Writer>, CloseReason> {
+    let permit = authorize::inbound(stages, flow, arrived)?;
+    connect::inward(stages, arrived, &permit).await
+}
+
+/// The answer to a CONNECT that did not come through, as Istio's agents give it.
+const fn status(reason: CloseReason) -> StatusCode {
+    match reason {
+        CloseReason::Denied(adit_core::policy::Denied::NotItsAddress) => StatusCode::BAD_REQUEST,
+        CloseReason::Denied(_) => StatusCode::UNAUTHORIZED,
+        CloseReason::Finished
+        | CloseReason::ResetBySource
+        | CloseReason::ResetByDestination
+        | CloseReason::Refused(_)
+        | CloseReason::Rejected(_)
+        | CloseReason::ConnectFailed(_)
+        | CloseReason::Tls(_)
+        | CloseReason::TunnelLost
+        | CloseReason::NoCertificate
+        | CloseReason::PodGone
+        | CloseReason::Drained
+        | CloseReason::Local => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}

@@ -1,1 +1,103 @@
-//! The module `tunnel`.
+//! HBONE tunnels: streams in them ([`ReadHalf`], [`WriteHalf`]), the ones this node dials
+//! ([`Tunnels`]) and the ones it accepts ([`serve_accepted`]).
+//!
+//! The proxy sees the traits and these entrances only. How bytes become HTTP/2 is the business of
+//! one engine, the file `h2.rs`: another one may stand beside it.
+
+mod buffer;
+mod h2;
+mod handshake;
+mod pool;
+mod tls;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use adit_core::flow::TlsInfo;
+use adit_core::identity::SpiffeId;
+use bytes::Bytes;
+
+pub(crate) use h2::{Incoming, Reader, Served, Writer};
+pub(crate) use handshake::{AcceptedTunnel, Handshakes, serve_accepted};
+pub(crate) use pool::{OpenError, Place, Tunnels};
+
+/// What can be set about tunnels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// A tunnel without streams closes after this time.
+    pub idle_timeout: Duration,
+    /// A tunnel that was silent for this long is probed.
+    pub ping_interval: Duration,
+    /// A tunnel that does not answer a probe for this long is lost.
+    pub ping_timeout: Duration,
+    /// How long a flow waits for its connection: TCP, TLS and the other agent's answer.
+    pub connect_timeout: Duration,
+    /// Streams in one tunnel at a time.
+    pub max_streams: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(300),
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
+            max_streams: 100,
+        }
+    }
+}
+
+/// What is known of a tunnel once its handshake is done.
+#[derive(Debug, Clone)]
+pub(crate) struct Ends {
+    /// The identity of this node's pod.
+    pub(crate) local: SpiffeId,
+    /// The identity that the other end proved.
+    pub(crate) peer: SpiffeId,
+    /// The other end's address.
+    pub(crate) peer_address: SocketAddr,
+    /// What TLS agreed on.
+    pub(crate) tls: TlsInfo,
+}
+
+/// Why a half of a flow cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The application at that end reset it.
+    Reset,
+    /// What carried it broke: the tunnel, or this node's own socket.
+    Lost,
+}
+
+/// The half of a flow's end that bytes come from.
+pub(crate) trait ReadHalf {
+    /// The next bytes; `None` when the other side has finished. What was returned before counts as
+    /// dealt with, so that the sender may send more.
+    fn read(&mut self) -> impl Future<Output = Result<Option<Bytes>, Broken>>;
+}
+
+/// The half of a flow's end that bytes go to.
+pub(crate) trait WriteHalf {
+    /// Writes all of it; waits while the receiver is slow.
+    fn write(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), Broken>>;
+
+    /// Says that nothing more will come.
+    fn finish(&mut self) -> impl Future<Output = Result<(), Broken>>;
+
+    /// Breaks off, so that the application at that end sees a reset.
+    fn reset(&mut self);
+
+    /// Completes when the receiver breaks off, also while nothing is written.
+    fn broken(&mut self) -> impl Future<Output = Broken>;
+}
+
+/// What a CONNECT request says (see [`adit_core::hbone`]).
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectHead {
+    pub(crate) authority: String,
+    pub(crate) baggage: Option<String>,
+    pub(crate) forwarded: Option<String>,
+    pub(crate) traceparent: Option<String>,
+}

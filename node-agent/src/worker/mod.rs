@@ -1,14 +1,94 @@
-//! The data-plane threads. A flow never leaves its worker.
+//! The data-plane threads: each a current-thread runtime with its own pods' listeners, tunnels and
+//! flows. A flow never leaves its worker, so that nothing on its way is shared; this side of the
+//! command channel is [`Workers`].
 
+mod pods;
+mod run;
+
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
-use adit_core::flow::{Direction, FlowRecord, TlsInfo};
+use adit_core::flow::{CloseReason, Direction, FlowRecord, TlsInfo};
 use adit_core::identity::SpiffeId;
+use adit_core::workload::PodUid;
+use adit_core::world::Changes;
+use futures_util::future::join_all;
+use tokio::runtime;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::datapath::{EnrolledPod, Listeners};
+use crate::discovery::Worlds;
+use crate::identity::Certificates;
+use crate::observer::Recorder;
+use crate::shutdown::{Phase, Shutdown};
+use crate::tunnel::{self, AcceptedTunnel};
+
+/// The largest number of workers: the socket look-up program has places for this many.
+pub const MAX_WORKERS: usize = adit_shared::steer::MAX_WORKERS as usize;
+
+/// What can be set about workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How many threads.
+    pub workers: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self { workers: cores.min(4) }
+    }
+}
+
+/// What every worker needs.
+#[derive(Clone)]
+pub struct Context {
+    /// The world.
+    pub worlds: Worlds,
+    /// The pods' certificates.
+    pub certificates: Certificates,
+    /// Where flow records go.
+    pub recorder: Recorder,
+    /// The control runtime, which shakes hands.
+    pub control: runtime::Handle,
+    /// What can be set about tunnels.
+    pub tunnel: tunnel::Settings,
+    /// The cluster's name, for baggage.
+    pub cluster: Arc<str>,
+}
 
 /// The workers, for the control runtime. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Workers {}
+#[derive(Clone)]
+pub struct Workers {
+    links: Arc<[Link]>,
+}
+
+/// The way to one worker.
+struct Link {
+    commands: mpsc::UnboundedSender<Command>,
+    /// Inbound tunnels that it carries.
+    load: Arc<AtomicUsize>,
+}
+
+/// What a worker is told.
+enum Command {
+    AddPod(Arc<EnrolledPod>, Listeners, oneshot::Sender<io::Result<()>>),
+    /// Take nothing new for the pod; what is open lives on.
+    RemovePod(PodUid, oneshot::Sender<()>),
+    /// The pod is gone: end everything of it.
+    EndPod(PodUid, oneshot::Sender<()>),
+    WhenIdle(PodUid, oneshot::Sender<()>),
+    Tunnel(Box<AcceptedTunnel>),
+    Recheck(Option<Arc<Changes>>),
+    Flows(oneshot::Sender<Vec<FlowRecord>>),
+    Tunnels(oneshot::Sender<Vec<TunnelStatus>>),
+    Drain(oneshot::Sender<()>),
+    EndAll(oneshot::Sender<usize>),
+}
 
 /// A tunnel, as `adit tunnels` shows it.
 #[derive(Debug, Clone)]
@@ -35,21 +115,149 @@ pub struct TunnelStatus {
     pub accepting: bool,
 }
 
+/// Starts the threads. They end when every [`Workers`] has been dropped.
+///
+/// # Errors
+/// A thread or its runtime could not be made.
+pub fn start(settings: Settings, context: &Context) -> io::Result<Workers> {
+    let count = settings.workers.clamp(1, MAX_WORKERS);
+    let mut links = Vec::with_capacity(count);
+    let mut receivers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        links.push(Link { commands, load: Arc::default() });
+        receivers.push(receiver);
+    }
+    let links: Arc<[Link]> = links.into();
+    for (index, receiver) in receivers.into_iter().enumerate() {
+        let peers = run::Peers::new(&links);
+        let context = context.clone();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || run::run(&runtime, index, peers, &context, receiver))?;
+    }
+    Ok(Workers { links })
+}
+
 impl Workers {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Serves a pod from now on: `listeners` has one element per worker.
+    ///
+    /// # Errors
+    /// A listener could not be moved to its worker, or there are not as many as workers.
+    pub async fn add(&self, pod: &Arc<EnrolledPod>, listeners: Vec<Listeners>) -> io::Result<()> {
+        if listeners.len() != self.links.len() {
+            return Err(io::Error::other("as many listeners as workers are needed"));
+        }
+        let mut answers = Vec::with_capacity(listeners.len());
+        for (link, listeners) in self.links.iter().zip(listeners) {
+            let (done, answer) = oneshot::channel();
+            link.send(Command::AddPod(Arc::clone(pod), listeners, done));
+            answers.push(answer);
+        }
+        for answer in answers {
+            answer.await.map_err(|_gone| io::Error::other("a worker has ended"))??;
+        }
+        Ok(())
+    }
+
+    /// Takes nothing new for a pod. Its open flows live on.
+    pub async fn remove(&self, uid: &PodUid) {
+        self.ask_all(|done| Command::RemovePod(uid.clone(), done)).await;
+    }
+
+    /// Ends everything of a pod that is gone.
+    pub async fn end(&self, uid: &PodUid) {
+        self.ask_all(|done| Command::EndPod(uid.clone(), done)).await;
+    }
+
+    /// Completes when no flow of the pod lives on any worker.
+    pub async fn idle(&self, uid: &PodUid) {
+        self.ask_all(|done| Command::WhenIdle(uid.clone(), done)).await;
+    }
+
     /// The flows that live now, in order of their ids.
     pub async fn flows(&self) -> Vec<FlowRecord> {
-        std::future::ready(Vec::new()).await
+        let mut flows: Vec<_> = self.ask_all(Command::Flows).await.into_iter().flatten().collect();
+        flows.sort_by_key(|flow| flow.id);
+        flows
     }
 
     /// The tunnels that are open now.
     pub async fn tunnels(&self) -> Vec<TunnelStatus> {
-        std::future::ready(Vec::new()).await
+        self.ask_all(Command::Tunnels).await.into_iter().flatten().collect()
     }
 
     /// Takes no new flow, lets the open ones finish until `deadline` has passed, ends the rest, and
     /// says how many those were.
     pub async fn drain(&self, deadline: Duration) -> usize {
-        tokio::time::sleep(deadline.min(Duration::ZERO)).await;
-        0
+        let drained = self.ask_all(Command::Drain);
+        if tokio::time::timeout(deadline, drained).await.is_ok() {
+            return 0;
+        }
+        let ended: usize = self.ask_all(Command::EndAll).await.into_iter().sum();
+        // Their ends are told to both sides before the process goes.
+        let told = Duration::from_millis(200);
+        let _late = tokio::time::timeout(told, self.ask_all(Command::Drain)).await;
+        ended
+    }
+
+    /// Has every change of the world decided on by the workers, until shutdown.
+    pub async fn recheck_on_changes(&self, worlds: Worlds, mut shutdown: Shutdown) {
+        let mut changes = worlds.subscribe();
+        loop {
+            let touched = tokio::select! {
+                change = changes.recv() => change,
+                () = shutdown.reached(Phase::Forced) => return,
+            };
+            let touched = match touched {
+                Ok(changes) => Some(changes),
+                Err(broadcast::error::RecvError::Lagged(_)) => None,
+                Err(broadcast::error::RecvError::Closed) => return,
+            };
+            for link in self.links.iter() {
+                link.send(Command::Recheck(touched.clone()));
+            }
+        }
+    }
+
+    async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+        let answers: Vec<_> = self
+            .links
+            .iter()
+            .map(|link| {
+                let (sender, receiver) = oneshot::channel();
+                link.send(command(sender));
+                receiver
+            })
+            .collect();
+        // A worker that has ended has nothing to say.
+        join_all(answers).await.into_iter().filter_map(Result::ok).collect()
     }
 }
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").field("count", &self.links.len()).finish()
+    }
+}
+
+impl Link {
+    fn send(&self, command: Command) {
+        // A worker ends only with the process; the command's answer channel then says so.
+        let _ended: Result<(), mpsc::error::SendError<Command>> = self.commands.send(command);
+    }
+
+    fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+}
+
+/// The reason with which flows end when their pod is gone.
+const GONE: CloseReason = CloseReason::PodGone;

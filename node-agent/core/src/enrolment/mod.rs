@@ -23,13 +23,8 @@ pub enum Step {
 
 impl Step {
     /// All steps, in order.
-    pub const ALL: [Self; 5] = [
-        Self::Listeners,
-        Self::Slots,
-        Self::Lookup,
-        Self::Routes,
-        Self::Capture,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Listeners, Self::Slots, Self::Lookup, Self::Routes, Self::Capture];
 
     /// The spelling used by metrics, log lines and the command line.
     #[must_use]

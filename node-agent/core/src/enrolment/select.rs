@@ -45,9 +45,7 @@ pub fn select(world: &World, pod: &Workload) -> Result<(), NotEnrolled> {
     if pod.phase == Phase::Finished {
         return Err(NotEnrolled::Finished);
     }
-    let namespace = world
-        .namespace(&pod.name.namespace)
-        .map_or(MeshMode::Unset, |ns| ns.mode);
+    let namespace = world.namespace(&pod.name.namespace).map_or(MeshMode::Unset, |ns| ns.mode);
     match (pod.mode, namespace) {
         (MeshMode::None, _) => Err(NotEnrolled::PodOptedOut),
         (MeshMode::Ambient, _) | (MeshMode::Unset, MeshMode::Ambient) => Ok(()),

@@ -2,6 +2,8 @@
 //!
 //! The policy objects come later; what already holds is what no policy can allow.
 
+use std::net::SocketAddr;
+
 use crate::flow::FlowContext;
 use crate::world::World;
 
@@ -9,7 +11,15 @@ use crate::world::World;
 /// connects to the application takes it by value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
-    _private: (),
+    destination: SocketAddr,
+}
+
+impl Permit {
+    /// The address that the flow may connect to.
+    #[must_use]
+    pub const fn destination(&self) -> SocketAddr {
+        self.destination
+    }
 }
 
 /// Why a flow may not reach its destination.
@@ -39,11 +49,9 @@ impl Denied {
 /// # Errors
 /// Why it is denied.
 pub fn decide(world: &World, flow: &FlowContext) -> Result<Permit, Denied> {
-    let pod = world
-        .workload(&flow.destination.uid)
-        .ok_or(Denied::UnknownPod)?;
+    let pod = world.workload(&flow.destination.uid).ok_or(Denied::UnknownPod)?;
     if !pod.addresses.contains(&flow.destination_address.ip()) {
         return Err(Denied::NotItsAddress);
     }
-    Ok(Permit { _private: () })
+    Ok(Permit { destination: flow.destination_address })
 }

@@ -27,11 +27,11 @@ pub struct Key {
 }
 
 /// The number of a tunnel, never reused by its pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TunnelId(pub u64);
 
 /// The number of a flow that waits for a tunnel, chosen by the driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WaiterId(pub u64);
 
 /// The pool's limits.
@@ -163,10 +163,7 @@ impl Pool {
     /// The next deadline, and why it exists.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.tunnels
-            .values()
-            .filter_map(|tunnel| tunnel.deadline(&self.limits))
-            .min()
+        self.tunnels.values().filter_map(|tunnel| tunnel.deadline(&self.limits)).min()
     }
 
     /// The next thing to do.
@@ -177,24 +174,16 @@ impl Pool {
     fn want(&mut self, waiter: WaiterId, key: Key, now: Instant) {
         let ids = self.by_key.get(&key).map_or(&[][..], Vec::as_slice);
         let usable = |id: &&TunnelId| {
-            self.tunnels
-                .get(*id)
-                .is_some_and(|tunnel| tunnel.has_room(&self.limits))
+            self.tunnels.get(*id).is_some_and(|tunnel| tunnel.has_room(&self.limits))
         };
         if let Some(&id) = ids.iter().find(usable) {
             self.assign(waiter, id, now);
             return;
         }
         let dialling = ids.iter().find(|id| {
-            self.tunnels
-                .get(*id)
-                .is_some_and(|tunnel| tunnel.has_room_when_dialled(&self.limits))
+            self.tunnels.get(*id).is_some_and(|tunnel| tunnel.has_room_when_dialled(&self.limits))
         });
-        let id = if let Some(&id) = dialling {
-            id
-        } else {
-            self.dial(key)
-        };
+        let id = if let Some(&id) = dialling { id } else { self.dial(key) };
         if let Some(tunnel) = self.tunnels.get_mut(&id) {
             tunnel.waiters.push(waiter);
             self.waiting.insert(waiter, id);
@@ -222,10 +211,8 @@ impl Pool {
     }
 
     fn ping(&mut self, id: TunnelId, now: Instant) {
-        if let Some(tunnel) = self.tunnels.get_mut(&id) {
-            if tunnel.probe(now) {
-                self.commands.push_back(Command::Ping(id));
-            }
+        if self.tunnels.get_mut(&id).is_some_and(|tunnel| tunnel.probe(now)) {
+            self.commands.push_back(Command::Ping(id));
         }
     }
 

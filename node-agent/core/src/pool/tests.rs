@@ -14,10 +14,7 @@ fn flows_of_one_key_share_a_dial_and_a_tunnel() {
     let mut pool = Driver::new();
     assert_eq!(pool.want(1, "a"), [dial(0, "a")]);
     assert_eq!(pool.want(2, "a"), []);
-    assert_eq!(
-        pool.put(Input::Dialled(TunnelId(0))),
-        [assign(1, 0), assign(2, 0)]
-    );
+    assert_eq!(pool.put(Input::Dialled(TunnelId(0))), [assign(1, 0), assign(2, 0)]);
 }
 
 #[test]
@@ -44,18 +41,12 @@ fn other_identities_addresses_and_pods_never_share_a_tunnel() {
     pool.open(0, "a");
     for (waiter, other) in [(11, "b"), (12, "c")] {
         let commands = pool.want(waiter, other);
-        assert!(
-            matches!(commands.as_slice(), [Command::Dial(..)]),
-            "{commands:?}"
-        );
+        assert!(matches!(commands.as_slice(), [Command::Dial(..)]), "{commands:?}");
     }
     let mut reused = key("a");
     reused.destination = PodUid::parse("the-next-pod-at-this-address").unwrap();
     let commands = pool.put(Input::Want(WaiterId(13), reused));
-    assert!(
-        matches!(commands.as_slice(), [Command::Dial(..)]),
-        "{commands:?}"
-    );
+    assert!(matches!(commands.as_slice(), [Command::Dial(..)]), "{commands:?}");
 }
 
 #[test]
@@ -85,10 +76,7 @@ fn a_silent_tunnel_is_probed_and_lost_when_it_does_not_answer() {
     pool.open(0, "a");
     assert_eq!(pool.advance(10), [Command::Ping(TunnelId(0))]);
     assert_eq!(pool.advance(4), []);
-    assert_eq!(
-        pool.advance(1),
-        [Command::Close(TunnelId(0), Closed::Silent)]
-    );
+    assert_eq!(pool.advance(1), [Command::Close(TunnelId(0), Closed::Silent)]);
     assert_eq!(pool.want(1, "a"), [dial(1, "a")]);
 }
 
@@ -107,14 +95,8 @@ fn a_tunnel_that_was_silent_is_probed_together_with_its_next_stream() {
     let mut pool = Driver::new();
     pool.open(0, "a");
     pool.advance(2);
-    assert_eq!(
-        pool.want(1, "a"),
-        [assign(1, 0), Command::Ping(TunnelId(0))]
-    );
-    assert_eq!(
-        pool.advance(5),
-        [Command::Close(TunnelId(0), Closed::Silent)]
-    );
+    assert_eq!(pool.want(1, "a"), [assign(1, 0), Command::Ping(TunnelId(0))]);
+    assert_eq!(pool.advance(5), [Command::Close(TunnelId(0), Closed::Silent)]);
 }
 
 #[test]
@@ -126,10 +108,7 @@ fn a_tunnel_without_streams_closes_after_the_idle_time_and_not_before() {
         pool.advance(10);
         pool.put(Input::Heard(TunnelId(0)));
     }
-    assert_eq!(
-        pool.advance(10),
-        [Command::Close(TunnelId(0), Closed::Idle)]
-    );
+    assert_eq!(pool.advance(10), [Command::Close(TunnelId(0), Closed::Idle)]);
     assert_eq!(pool.machine.poll_timeout(), None);
 }
 
@@ -141,10 +120,7 @@ fn the_tunnels_of_a_pod_that_is_gone_close_and_its_dials_fail() {
     let commands = pool.put(Input::PodGone(key("a").source));
     assert_eq!(
         commands,
-        [
-            Command::Close(TunnelId(0), Closed::PodGone),
-            Command::Fail(WaiterId(7), TunnelId(1))
-        ]
+        [Command::Close(TunnelId(0), Closed::PodGone), Command::Fail(WaiterId(7), TunnelId(1))]
     );
     let late = Command::Close(TunnelId(1), Closed::PodGone);
     assert_eq!(pool.put(Input::Dialled(TunnelId(1))), [late]);
@@ -228,10 +204,7 @@ fn exercise(seed: u64) {
             }
         }
     }
-    assert!(
-        open_waiters.is_empty(),
-        "seed {seed}: never answered: {open_waiters:?}"
-    );
+    assert!(open_waiters.is_empty(), "seed {seed}: never answered: {open_waiters:?}");
 }
 
 struct Driver {
@@ -242,10 +215,7 @@ struct Driver {
 impl Driver {
     #[expect(clippy::disallowed_methods, reason = "the origin of a test's clock")]
     fn new() -> Self {
-        Self {
-            machine: Pool::new(LIMITS),
-            now: Instant::now(),
-        }
+        Self { machine: Pool::new(LIMITS), now: Instant::now() }
     }
 
     fn put(&mut self, input: Input) -> Vec<Command> {
@@ -261,10 +231,7 @@ impl Driver {
     #[track_caller]
     fn open(&mut self, id: u64, name: &str) {
         assert_eq!(self.want(1000 + id, name), [dial(id, name)]);
-        assert_eq!(
-            self.put(Input::Dialled(TunnelId(id))),
-            [assign(1000 + id, id)]
-        );
+        assert_eq!(self.put(Input::Dialled(TunnelId(id))), [assign(1000 + id, id)]);
     }
 
     fn advance(&mut self, seconds: u64) -> Vec<Command> {

@@ -39,11 +39,7 @@ pub(super) enum Health {
 
 impl Tunnel {
     pub(super) const fn dialling(key: Key) -> Self {
-        Self {
-            key,
-            waiters: Vec::new(),
-            state: State::Dialling,
-        }
+        Self { key, waiters: Vec::new(), state: State::Dialling }
     }
 
     pub(super) const fn is_dialling(&self) -> bool {
@@ -54,13 +50,7 @@ impl Tunnel {
     pub(super) fn dialled(&mut self, now: Instant) -> Vec<WaiterId> {
         if self.is_dialling() {
             let (streams, heard, probed, going) = (0, now, None, false);
-            self.state = State::Open {
-                streams,
-                heard,
-                probed,
-                idle_since: Some(now),
-                going,
-            };
+            self.state = State::Open { streams, heard, probed, idle_since: Some(now), going };
         }
         std::mem::take(&mut self.waiters)
     }
@@ -78,13 +68,7 @@ impl Tunnel {
 
     /// Counts a stream; true if the tunnel should be probed because it was silent for a while.
     pub(super) fn assign(&mut self, now: Instant) -> bool {
-        let State::Open {
-            streams,
-            heard,
-            idle_since,
-            ..
-        } = &mut self.state
-        else {
+        let State::Open { streams, heard, idle_since, .. } = &mut self.state else {
             return false;
         };
         *streams += 1;
@@ -93,12 +77,7 @@ impl Tunnel {
     }
 
     pub(super) const fn stream_ended(&mut self, now: Instant) {
-        let State::Open {
-            streams,
-            idle_since,
-            ..
-        } = &mut self.state
-        else {
+        let State::Open { streams, idle_since, .. } = &mut self.state else {
             return;
         };
         *streams = streams.saturating_sub(1);
@@ -135,24 +114,11 @@ impl Tunnel {
 
     /// Takes no stream any more and has none left.
     pub(super) const fn is_retired(&self) -> bool {
-        matches!(
-            self.state,
-            State::Open {
-                streams: 0,
-                going: true,
-                ..
-            }
-        )
+        matches!(self.state, State::Open { streams: 0, going: true, .. })
     }
 
     pub(super) fn health(&self, limits: &Limits, now: Instant) -> Health {
-        let State::Open {
-            heard,
-            probed,
-            idle_since,
-            ..
-        } = self.state
-        else {
+        let State::Open { heard, probed, idle_since, .. } = self.state else {
             return Health::Well;
         };
         let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
@@ -168,13 +134,7 @@ impl Tunnel {
     }
 
     pub(super) fn deadline(&self, limits: &Limits) -> Option<(Instant, &'static str)> {
-        let State::Open {
-            heard,
-            probed,
-            idle_since,
-            ..
-        } = self.state
-        else {
+        let State::Open { heard, probed, idle_since, .. } = self.state else {
             return None;
         };
         let life = match probed {

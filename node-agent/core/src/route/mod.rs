@@ -1,6 +1,6 @@
 //! Where an outbound flow goes: [`plan`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::enrolment;
@@ -69,41 +69,36 @@ impl Refused {
     }
 }
 
-/// Where a connection to `dialled` goes. `random` chooses among endpoints.
+/// What is asked of [`plan`].
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// Where the pod wanted to connect to.
+    pub dialled: SocketAddr,
+    /// The calling pod's own addresses.
+    pub source: &'a [IpAddr],
+    /// Chooses among endpoints.
+    pub random: u64,
+}
+
+/// Where a connection goes.
 #[must_use]
-pub fn plan(world: &World, dialled: SocketAddr, random: u64) -> Plan {
-    let _ = random;
-    to_pod_or_outside(world, dialled, None)
+pub fn plan(world: &World, query: &Query<'_>) -> Plan {
+    to_pod_or_outside(world, query.dialled, None)
 }
 
 fn to_pod_or_outside(world: &World, destination: SocketAddr, service: Option<ObjectName>) -> Plan {
     let Some(workload) = world.workload_at(destination.ip()).map(Arc::clone) else {
         let reason = PlaintextReason::UnknownDestination;
-        return Plan::Plaintext(Direct {
-            destination,
-            reason,
-            workload: None,
-            service,
-        });
+        return Plan::Plaintext(Direct { destination, reason, workload: None, service });
     };
     match enrolment::select(world, &workload) {
         Ok(()) => {
             let identity = workload.identity.clone();
-            Plan::Tunnel(Hop {
-                destination,
-                identity,
-                workload,
-                service,
-            })
+            Plan::Tunnel(Hop { destination, identity, workload, service })
         }
         Err(why) => {
             let reason = PlaintextReason::DestinationNotEnrolled(why);
-            Plan::Plaintext(Direct {
-                destination,
-                reason,
-                workload: Some(workload),
-                service,
-            })
+            Plan::Plaintext(Direct { destination, reason, workload: Some(workload), service })
         }
     }
 }

@@ -1,0 +1,93 @@
+//! The first stage: what is known of a connection when it is accepted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_core::flow::TlsInfo;
+use adit_core::hbone::{self, Malformed};
+use adit_core::identity::SpiffeId;
+use adit_core::workload::ObjectName;
+use tokio::net::TcpStream;
+
+use crate::datapath::EnrolledPod;
+use crate::tunnel::{Ends, Incoming};
+
+/// A connection that an enrolled pod opened.
+pub(crate) struct Captured {
+    /// The pod.
+    pub(crate) pod: Arc<EnrolledPod>,
+    /// Its connection.
+    pub(crate) tcp: TcpStream,
+    /// The pod's end of it.
+    pub(crate) source: SocketAddr,
+    /// Where the pod wanted to connect to.
+    pub(crate) dialled: SocketAddr,
+}
+
+/// A connection or stream to an enrolled pod.
+pub(crate) struct Arrived {
+    /// The pod.
+    pub(crate) pod: Arc<EnrolledPod>,
+    /// Where it comes from. In a tunnel the port is 0: the source's own is not known here.
+    pub(crate) source: SocketAddr,
+    /// What TLS proved, for a stream in a tunnel.
+    pub(crate) proved: Option<(SpiffeId, TlsInfo)>,
+    /// Where the source wants to connect to.
+    pub(crate) dialled: SocketAddr,
+    /// The service that the source says it dialled.
+    pub(crate) claimed_service: Option<ObjectName>,
+}
+
+/// A request in a tunnel, read.
+pub(crate) enum Requested {
+    /// For a stream.
+    Stream(Arrived),
+    /// For something that is no stream.
+    Malformed(Malformed),
+}
+
+impl Captured {
+    /// Asks the socket who is at its ends.
+    pub(crate) fn new(pod: Arc<EnrolledPod>, tcp: TcpStream) -> io::Result<Self> {
+        let dialled = pod.sockets.original_destination(&tcp)?;
+        let source = canonical(tcp.peer_addr()?);
+        tcp.set_nodelay(true)?;
+        Ok(Self { pod, tcp, source, dialled })
+    }
+}
+
+impl Arrived {
+    /// A plaintext connection.
+    pub(crate) fn plaintext(pod: Arc<EnrolledPod>, tcp: &TcpStream) -> io::Result<Self> {
+        let dialled = pod.sockets.original_destination(tcp)?;
+        let source = canonical(tcp.peer_addr()?);
+        tcp.set_nodelay(true)?;
+        Ok(Self { pod, source, proved: None, dialled, claimed_service: None })
+    }
+}
+
+impl Requested {
+    /// Reads a request that came through a tunnel to `pod`.
+    pub(crate) fn read(pod: &Arc<EnrolledPod>, ends: &Ends, request: &Incoming) -> Self {
+        let Some(authority) = request.authority.as_deref() else {
+            return Self::Malformed(Malformed::Method);
+        };
+        match hbone::parse_authority(authority) {
+            Ok(dialled) => Self::Stream(Arrived {
+                pod: Arc::clone(pod),
+                // The tunnel's own address: a header could claim any.
+                source: SocketAddr::new(ends.peer_address.ip(), 0),
+                proved: Some((ends.peer.clone(), ends.tls)),
+                dialled,
+                claimed_service: request.forwarded.as_deref().and_then(hbone::parse_forwarded_host),
+            }),
+            Err(why) => Self::Malformed(why),
+        }
+    }
+}
+
+/// IPv4 connections reach a dual-stack listener as IPv4-mapped addresses.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

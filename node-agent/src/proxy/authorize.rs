@@ -1,0 +1,30 @@
+//! The second stage: may the flow reach its destination?
+
+use std::sync::Arc;
+
+use adit_core::flow::{CloseReason, FlowContext};
+use adit_core::policy::{self, Denied, Permit};
+
+use super::Stages;
+use super::accept::Arrived;
+use super::flows::Flow;
+
+/// Decides on a flow that is registered already, so that no change of the world can miss it.
+pub(super) fn inbound(
+    stages: &Stages,
+    flow: &Flow,
+    arrived: &Arrived,
+) -> Result<Permit, CloseReason> {
+    let world = stages.worlds.load();
+    let destination = world.workload(&arrived.pod.uid);
+    let destination = destination.ok_or(CloseReason::Denied(Denied::UnknownPod))?;
+    let context = FlowContext {
+        source_address: arrived.source.ip(),
+        source_identity: arrived.proved.as_ref().map(|(identity, _)| identity.clone()),
+        destination: Arc::clone(destination),
+        destination_address: arrived.dialled,
+    };
+    let decision = policy::decide(&world, &context);
+    flow.decided(context);
+    decision.map_err(CloseReason::Denied)
+}

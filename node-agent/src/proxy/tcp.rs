@@ -1,0 +1,102 @@
+//! The two halves of a TCP connection.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::{Poll, ready};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::tunnel::{Broken, ReadHalf, WriteHalf};
+
+/// What is read in one system call, at most, in bytes.
+const READ: usize = 64 << 10;
+
+/// Up to this length a copy is cheaper than to keep the scratch buffer's memory in flight.
+const COPY: usize = 16 << 10;
+
+thread_local! {
+    /// Where everything is read into, so that an idle flow holds no buffer.
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// The receiving half.
+pub(crate) struct Reader(OwnedReadHalf);
+
+/// The sending half; `None` after a reset.
+pub(crate) struct Writer(Option<OwnedWriteHalf>);
+
+/// The halves of a connection.
+pub(super) fn split(tcp: TcpStream) -> (Reader, Writer) {
+    let (reader, writer) = tcp.into_split();
+    (Reader(reader), Writer(Some(writer)))
+}
+
+impl ReadHalf for Reader {
+    async fn read(&mut self) -> Result<Option<Bytes>, Broken> {
+        poll_fn(|cx| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                scratch.clear();
+                scratch.reserve(READ);
+                let mut room = (&mut *scratch).limit(READ);
+                let n = ready!(pin!(self.0.read_buf(&mut room)).poll(cx)).map_err(broken)?;
+                Poll::Ready(Ok(match n {
+                    0 => None,
+                    1..=COPY => Some(Bytes::copy_from_slice(scratch)),
+                    _ => Some(scratch.split().freeze()),
+                }))
+            })
+        })
+        .await
+    }
+}
+
+impl WriteHalf for Writer {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Broken> {
+        let Some(half) = &mut self.0 else {
+            return Err(Broken::Reset);
+        };
+        half.write_all(&bytes).await.map_err(broken)
+    }
+
+    async fn finish(&mut self) -> Result<(), Broken> {
+        let Some(half) = &mut self.0 else {
+            return Err(Broken::Reset);
+        };
+        half.shutdown().await.map_err(broken)
+    }
+
+    fn reset(&mut self) {
+        let Some(half) = self.0.take() else { return };
+        // With no linger time `close` sends a reset (tcp_disconnect in the kernel). A half that is
+        // dropped instead of forgotten would send a FIN before it.
+        let tcp: &TcpStream = half.as_ref();
+        let _closed: io::Result<()> =
+            SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+        half.forget();
+    }
+
+    async fn broken(&mut self) -> Broken {
+        // A reset is seen by the reading half, or by the next write.
+        std::future::pending().await
+    }
+}
+
+/// A socket of this node mostly breaks because its other end, an application, broke it.
+#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn broken(error: io::Error) -> Broken {
+    let by_its_end = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::TimedOut
+    );
+    if by_its_end { Broken::Reset } else { Broken::Lost }
+}

@@ -1,0 +1,330 @@
+//! The HTTP/2 engine on the `h2` crate: both roles of HBONE.
+
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+
+use ::h2::client::SendRequest;
+use ::h2::server::SendResponse;
+use ::h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+use super::{Broken, ConnectHead, ReadHalf, Settings, WriteHalf};
+
+/// What one stream may have in flight, in bytes.
+const STREAM_WINDOW: u32 = 4 << 20;
+
+/// What all streams of one tunnel may have in flight together, in bytes: the bound on what slow
+/// readers make this node hold for one tunnel.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// The largest DATA frame that is accepted, in bytes.
+const FRAME: u32 = 1 << 20;
+
+/// What a stream may queue for sending before its writer waits, in bytes.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// The largest header block that is accepted, in bytes.
+const HEADERS: u32 = 16 << 10;
+
+/// Streams that a peer may reset before the tunnel is closed as abused (CVE-2023-44487).
+const PENDING_RESETS: usize = 64;
+
+/// The receiving half of a stream.
+pub(crate) struct Reader {
+    stream: RecvStream,
+    unreleased: usize,
+}
+
+/// The sending half of a stream.
+pub(crate) struct Writer {
+    stream: SendStream<Bytes>,
+}
+
+/// The client's end of a tunnel.
+#[derive(Clone)]
+pub(super) struct Client {
+    requests: SendRequest<Bytes>,
+}
+
+/// The answer of the other end to a CONNECT.
+pub(super) enum Answer {
+    /// 200: the application accepted.
+    Stream(Reader, Writer),
+    /// Another status.
+    Status(u16),
+    /// The tunnel takes no more streams. Nothing was sent.
+    GoingAway,
+    /// The tunnel broke before the answer came.
+    Lost,
+}
+
+/// A request that came in.
+pub(crate) struct Incoming {
+    /// The `:authority`, or `None` if the method is not CONNECT or it has none.
+    pub(crate) authority: Option<String>,
+    /// The `forwarded` header.
+    pub(crate) forwarded: Option<String>,
+    /// The way to answer.
+    pub(crate) responder: Responder,
+}
+
+/// The way to answer a request, once.
+pub(crate) struct Responder {
+    respond: SendResponse<Bytes>,
+    body: RecvStream,
+}
+
+/// Why a tunnel that was served has ended.
+#[derive(Debug)]
+pub(crate) enum Served {
+    /// The other end closed it, or this one after a drain.
+    Closed,
+    /// It broke, or the other end violated the protocol.
+    Broken(io::Error),
+    /// The other end answered no PING.
+    Silent,
+}
+
+/// Opens the client's end. The future that is returned drives it and must be spawned.
+pub(super) async fn connect<T>(
+    io: T,
+) -> io::Result<(Client, PingPong, impl Future<Output = Result<(), ::h2::Error>>)>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let (requests, mut connection) = ::h2::client::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_push(false)
+        .handshake(io)
+        .await
+        .map_err(io::Error::other)?;
+    let ping = connection.ping_pong().ok_or_else(no_ping)?;
+    Ok((Client { requests }, ping, connection))
+}
+
+fn no_ping() -> io::Error {
+    io::Error::other("h2 gave no handle for PING")
+}
+
+impl Client {
+    /// Asks for a stream and waits for the answer.
+    pub(super) async fn request(&self, head: &ConnectHead) -> Answer {
+        let Some(request) = connect_request(head) else {
+            return Answer::Status(400);
+        };
+        let mut requests = match self.requests.clone().ready().await {
+            Ok(requests) => requests,
+            Err(error) => return refused(&error),
+        };
+        let (response, send) = match requests.send_request(request, false) {
+            Ok(sent) => sent,
+            Err(error) => return refused(&error),
+        };
+        match response.await {
+            Ok(response) if response.status() == StatusCode::OK => {
+                let reader = Reader { stream: response.into_body(), unreleased: 0 };
+                Answer::Stream(reader, Writer { stream: send })
+            }
+            Ok(response) => Answer::Status(response.status().as_u16()),
+            Err(error) => refused(&error),
+        }
+    }
+}
+
+fn connect_request(head: &ConnectHead) -> Option<Request<()>> {
+    let uri = Uri::builder().authority(head.authority.as_str()).build().ok()?;
+    let mut request = Request::builder().method(Method::CONNECT).version(Version::HTTP_2).uri(uri);
+    let ConnectHead { authority: _, baggage, forwarded, traceparent } = head;
+    let headers = [("baggage", baggage), ("forwarded", forwarded), ("traceparent", traceparent)];
+    for (name, value) in headers {
+        if let Some(value) = value {
+            request = request.header(name, value);
+        }
+    }
+    request.body(()).ok()
+}
+
+/// A stream above the GOAWAY's last one, or one reset with REFUSED_STREAM, was not processed
+/// (RFC 9113, sections 6.8 and 8.7): it may be tried again elsewhere.
+fn refused(error: &::h2::Error) -> Answer {
+    if error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM) {
+        Answer::GoingAway
+    } else if error.is_reset() {
+        // The other end gave up on the request without a status.
+        Answer::Status(StatusCode::SERVICE_UNAVAILABLE.as_u16())
+    } else {
+        Answer::Lost
+    }
+}
+
+/// Serves a tunnel until it ends: each request goes to `accept`. When `drain` turns true no new one
+/// is taken, and the tunnel ends with its last stream.
+pub(crate) async fn serve<T>(
+    io: T,
+    settings: &Settings,
+    mut drain: watch::Receiver<bool>,
+    mut accept: impl FnMut(Incoming),
+) -> Served
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = ::h2::server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_header_list_size(HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_streams(settings.max_streams)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .handshake::<_, Bytes>(io);
+    let mut connection = match tokio::time::timeout(settings.connect_timeout, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return Served::Broken(io::Error::other(error)),
+        Err(_elapsed) => return Served::Silent,
+    };
+    let Some(ping) = connection.ping_pong() else {
+        return Served::Broken(no_ping());
+    };
+    let silent = keep_alive(ping, settings.ping_interval, settings.ping_timeout);
+    let mut silent = std::pin::pin!(silent);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            request = connection.accept() => match request {
+                Some(Ok((request, respond))) => accept(incoming(request, respond)),
+                Some(Err(error)) => return Served::Broken(io::Error::other(error)),
+                None => return Served::Closed,
+            },
+            _turned = drain.wait_for(|drain| *drain), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            () = &mut silent => return Served::Silent,
+        }
+    }
+}
+
+/// Completes when the other end has left a PING unanswered for too long.
+async fn keep_alive(mut ping: PingPong, interval: Duration, timeout: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        match tokio::time::timeout(timeout, ping.ping(Ping::opaque())).await {
+            Ok(Ok(_pong)) => {}
+            // The connection has ended; `accept` says why.
+            Ok(Err(_ended)) => std::future::pending().await,
+            Err(_elapsed) => return,
+        }
+    }
+}
+
+fn incoming(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Incoming {
+    let (parts, body) = request.into_parts();
+    let text = |name| {
+        let value: Option<&http::HeaderValue> = parts.headers.get(name);
+        value.and_then(|value| value.to_str().ok()).map(str::to_owned)
+    };
+    let is_connect = parts.method == Method::CONNECT;
+    Incoming {
+        authority: parts.uri.authority().filter(|_| is_connect).map(|name| name.to_string()),
+        forwarded: text("forwarded"),
+        responder: Responder { respond, body },
+    }
+}
+
+impl Responder {
+    /// Answers 200.
+    pub(crate) fn accept(mut self) -> Result<(Reader, Writer), Broken> {
+        let stream = self.respond.send_response(status(StatusCode::OK), false).map_err(broken)?;
+        Ok((Reader { stream: self.body, unreleased: 0 }, Writer { stream }))
+    }
+
+    /// Answers another status, and with it the whole stream.
+    pub(crate) fn reject(mut self, code: StatusCode) {
+        // If the other end is gone, nobody is left to be told.
+        let _gone: Result<_, ::h2::Error> = self.respond.send_response(status(code), true);
+    }
+
+    /// Completes when the other end gives the request up before it is answered.
+    pub(crate) async fn given_up(&mut self) {
+        let _reason: Result<Reason, ::h2::Error> = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+    }
+}
+
+fn status(code: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = code;
+    response
+}
+
+/// A stream that the other end reset means that its application did; all else is the tunnel's.
+#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn broken(error: ::h2::Error) -> Broken {
+    if error.is_reset() { Broken::Reset } else { Broken::Lost }
+}
+
+impl ReadHalf for Reader {
+    async fn read(&mut self) -> Result<Option<Bytes>, Broken> {
+        let released = std::mem::take(&mut self.unreleased);
+        if released > 0 {
+            self.stream.flow_control().release_capacity(released).map_err(broken)?;
+        }
+        loop {
+            match self.stream.data().await {
+                // An END_STREAM on its own frame: the end follows.
+                Some(Ok(bytes)) if bytes.is_empty() => {}
+                Some(Ok(bytes)) => {
+                    self.unreleased = bytes.len();
+                    return Ok(Some(bytes));
+                }
+                Some(Err(error)) => return Err(broken(error)),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+impl WriteHalf for Writer {
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), Broken> {
+        while !bytes.is_empty() {
+            self.stream.reserve_capacity(bytes.len());
+            let mut free = self.stream.capacity();
+            while free == 0 {
+                free = match poll_fn(|cx| self.stream.poll_capacity(cx)).await {
+                    Some(Ok(free)) => free,
+                    Some(Err(error)) => return Err(broken(error)),
+                    None => return Err(self.broken().await),
+                };
+            }
+            let part = bytes.split_to(free.min(bytes.len()));
+            self.stream.send_data(part, false).map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), Broken> {
+        self.stream.send_data(Bytes::new(), true).map_err(broken)
+    }
+
+    fn reset(&mut self) {
+        self.stream.send_reset(Reason::CANCEL);
+    }
+
+    async fn broken(&mut self) -> Broken {
+        match poll_fn(|cx| self.stream.poll_reset(cx)).await {
+            Ok(_reason) => Broken::Reset,
+            Err(error) => broken(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

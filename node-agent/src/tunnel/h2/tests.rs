@@ -1,0 +1,206 @@
+//! A client and a server over a pipe in memory.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::io::duplex;
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::*;
+
+#[tokio::test]
+async fn a_connect_carries_bytes_and_both_half_closes() {
+    scene(Settings::default(), async |mut pair: Pair| {
+        let ((mut near_r, mut near_w), (mut far_r, mut far_w)) = pair.stream().await;
+        near_w.write(Bytes::from_static(b"question")).await.unwrap();
+        near_w.finish().await.unwrap();
+        assert_eq!(far_r.read().await.unwrap().unwrap(), "question");
+        assert_eq!(far_r.read().await.unwrap(), None);
+        far_w.write(Bytes::from_static(b"answer")).await.unwrap();
+        far_w.finish().await.unwrap();
+        assert_eq!(near_r.read().await.unwrap().unwrap(), "answer");
+        assert_eq!(near_r.read().await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_request_says_what_it_was_given_and_no_more() {
+    scene(Settings::default(), async |mut pair: Pair| {
+        let client = pair.client.clone();
+        let asked = spawn_local(async move { drop(client.request(&head()).await) });
+        let request = pair.requests.recv().await.unwrap();
+        assert_eq!(request.authority.as_deref(), Some("10.0.0.2:80"));
+        assert_eq!(request.forwarded.as_deref(), Some("for=10.0.0.1"));
+        request.responder.reject(StatusCode::SERVICE_UNAVAILABLE);
+        asked.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_status_than_200_reaches_the_client() {
+    for code in [400, 401, 503] {
+        scene(Settings::default(), async |mut pair: Pair| {
+            let client = pair.client.clone();
+            let asked = spawn_local(async move { client.request(&head()).await });
+            let request = pair.requests.recv().await.unwrap();
+            request.responder.reject(StatusCode::from_u16(code).unwrap());
+            assert!(matches!(asked.await.unwrap(), Answer::Status(got) if got == code));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_reset_of_either_side_is_a_reset_at_the_other() {
+    scene(Settings::default(), async |mut pair: Pair| {
+        let ((_near_r, mut near_w), (mut far_r, mut far_w)) = pair.stream().await;
+        near_w.reset();
+        assert_eq!(far_r.read().await.unwrap_err(), Broken::Reset);
+        assert_eq!(far_w.broken().await, Broken::Reset);
+        let ((mut near_r, _near_w), (_far_r, mut far_w)) = pair.stream().await;
+        far_w.reset();
+        assert_eq!(near_r.read().await.unwrap_err(), Broken::Reset);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_stops_the_writer_within_one_window() {
+    scene(Settings::default(), async |mut pair: Pair| {
+        let ((_near_r, mut near_w), (mut far_r, _far_w)) = pair.stream().await;
+        let written = Rc::new(RefCell::new(0));
+        let count = Rc::clone(&written);
+        let writing = spawn_local(async move {
+            for _ in 0..1024 {
+                near_w.write(Bytes::from(vec![1; 64 << 10])).await.unwrap();
+                *count.borrow_mut() += 64 << 10;
+            }
+            near_w.finish().await.unwrap();
+        });
+        // Everything that can move without a reader has moved when nothing moves for a while.
+        let mut before = usize::MAX;
+        while before != *written.borrow() {
+            before = *written.borrow();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let bound = STREAM_WINDOW as usize + SEND_BUFFER + (64 << 10);
+        assert!(before <= bound, "{before} bytes were taken from the sender, {bound} allowed");
+        let mut read = 0;
+        while let Some(bytes) = far_r.read().await.unwrap() {
+            read += bytes.len();
+        }
+        assert_eq!(read, 1024 * (64 << 10));
+        writing.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_drain_lets_streams_finish_and_refuses_new_ones_without_processing_them() {
+    scene(Settings::default(), async |mut pair: Pair| {
+        let ((mut near_r, mut near_w), (mut far_r, mut far_w)) = pair.stream().await;
+        pair.drain.send_replace(true);
+        near_w.write(Bytes::from_static(b"still here")).await.unwrap();
+        assert_eq!(far_r.read().await.unwrap().unwrap(), "still here");
+        // The GOAWAY is under way; what is asked until it arrives may still be served.
+        let refused =
+            async { while !matches!(pair.client.request(&head()).await, Answer::GoingAway) {} };
+        let served = async {
+            while let Some(request) = pair.requests.recv().await {
+                request.responder.reject(StatusCode::SERVICE_UNAVAILABLE);
+            }
+        };
+        tokio::select! { () = refused => {}, () = served => panic!("the server ended first") }
+        far_w.finish().await.unwrap();
+        near_w.finish().await.unwrap();
+        assert_eq!(near_r.read().await.unwrap(), None);
+        assert_eq!(far_r.read().await.unwrap(), None);
+        assert!(matches!(pair.served.await.unwrap(), Served::Closed));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_no_ping_is_given_up() {
+    let settings = Settings::default();
+    LocalSet::new()
+        .run_until(async move {
+            // The other end of the pipe is open and never read.
+            let (_silent, io) = duplex(1 << 20);
+            let (_drain, watch) = watch::channel(false);
+            let served = serve(io, &settings, watch, |_| {}).await;
+            assert!(matches!(served, Served::Silent), "{served:?}");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn other_methods_have_no_authority_and_strange_headers_do_no_harm() {
+    scene(Settings::default(), async |mut pair: Pair| {
+        let mut requests = pair.client.requests.clone();
+        let get = Request::builder().uri("https://10.0.0.2:80/").body(()).unwrap();
+        let mut connect = Request::builder().method(Method::CONNECT).uri("10.0.0.2:80");
+        for n in 0..50 {
+            connect =
+                connect.header(format!("x-unknown-{n}"), "\u{7f}é".as_bytes().get(1..).unwrap());
+        }
+        for (request, authority) in [(get, None), (connect.body(()).unwrap(), Some("10.0.0.2:80"))]
+        {
+            let (response, _send) = requests.send_request(request, true).unwrap();
+            let request = pair.requests.recv().await.unwrap();
+            assert_eq!(request.authority.as_deref(), authority);
+            request.responder.reject(StatusCode::BAD_REQUEST);
+            assert_eq!(response.await.unwrap().status(), 400);
+        }
+    })
+    .await;
+}
+
+/// A client, and what comes out at the server.
+struct Pair {
+    client: Client,
+    requests: mpsc::UnboundedReceiver<Incoming>,
+    drain: watch::Sender<bool>,
+    served: tokio::task::JoinHandle<Served>,
+}
+
+impl Pair {
+    /// A stream that was accepted: its halves at the client and at the server.
+    async fn stream(&mut self) -> ((Reader, Writer), (Reader, Writer)) {
+        let client = self.client.clone();
+        let asked = spawn_local(async move { client.request(&head()).await });
+        let far = self.requests.recv().await.unwrap().responder.accept().unwrap();
+        match asked.await.unwrap() {
+            Answer::Stream(reader, writer) => ((reader, writer), far),
+            Answer::Status(_) | Answer::GoingAway | Answer::Lost => panic!("refused"),
+        }
+    }
+}
+
+async fn scene(settings: Settings, play: impl AsyncFnOnce(Pair)) {
+    let (near, far) = duplex(1 << 20);
+    LocalSet::new()
+        .run_until(async move {
+            let (drain, watch) = watch::channel(false);
+            let (sender, requests) = mpsc::unbounded_channel();
+            let served = spawn_local(async move {
+                serve(far, &settings, watch, |request| drop(sender.send(request))).await
+            });
+            let (client, _ping, connection) = connect(near).await.unwrap();
+            spawn_local(async move { drop(connection.await) });
+            play(Pair { client, requests, drain, served }).await;
+        })
+        .await;
+}
+
+fn head() -> ConnectHead {
+    ConnectHead {
+        authority: "10.0.0.2:80".to_owned(),
+        baggage: None,
+        forwarded: Some("for=10.0.0.1".to_owned()),
+        traceparent: None,
+    }
+}

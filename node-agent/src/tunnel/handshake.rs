@@ -1,0 +1,145 @@
+//! TLS handshakes, off the workers: a post-quantum key exchange and two signatures would hold up
+//! every flow of the worker that did them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::flow::{CloseReason, TlsFailure};
+use adit_core::identity::SpiffeId;
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::{Semaphore, watch};
+
+use super::h2::{Incoming, Served, serve};
+use super::tls::{Detached, HandshakeError, Session};
+use super::{Ends, Settings};
+use crate::datapath::EnrolledPod;
+use crate::identity::{self, Certificates};
+
+/// Handshakes that are under way at a time. A peer that opens connections and says nothing holds
+/// one place each until the time limit.
+const AT_ONCE: usize = 2048;
+
+/// Shakes hands on the control runtime. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Handshakes {
+    runtime: runtime::Handle,
+    certificates: Certificates,
+    places: Arc<Semaphore>,
+    limit: Duration,
+}
+
+/// A tunnel that a peer dialled, after its handshake, on its way to a worker.
+pub(crate) struct AcceptedTunnel {
+    /// The pod that was dialled.
+    pub(crate) pod: Arc<EnrolledPod>,
+    /// Who is at its ends.
+    pub(crate) ends: Ends,
+    pub(super) stream: Detached<UnbufferedServerConnection>,
+}
+
+/// A tunnel that this node dialled, after its handshake.
+pub(super) struct DialledTunnel {
+    pub(super) ends: Ends,
+    pub(super) stream: Detached<UnbufferedClientConnection>,
+}
+
+impl Handshakes {
+    /// Handshakes on `runtime`, each within `limit`.
+    pub(crate) fn new(
+        runtime: runtime::Handle,
+        certificates: Certificates,
+        limit: Duration,
+    ) -> Self {
+        Self { runtime, certificates, places: Arc::new(Semaphore::new(AT_ONCE)), limit }
+    }
+
+    /// Answers a peer that dialled `pod`. Any identity of the trust domain is accepted; policy
+    /// decides later what it may reach.
+    pub(crate) async fn accept(
+        &self,
+        tcp: std::net::TcpStream,
+        pod: Arc<EnrolledPod>,
+    ) -> Result<AcceptedTunnel, CloseReason> {
+        let svid = self.certificates.current(&pod.identity).ok_or(CloseReason::NoCertificate)?;
+        let session = UnbufferedServerConnection::new(svid.server_config()).map_err(failed)?;
+        let stream = self.shake_hands(tcp, session).await?;
+        let ends = ends(&stream, pod.identity.clone())?;
+        Ok(AcceptedTunnel { pod, ends, stream })
+    }
+
+    /// Opens a tunnel as `pod`. Only `expected` is accepted at the other end.
+    pub(super) async fn dial(
+        &self,
+        tcp: std::net::TcpStream,
+        pod: &EnrolledPod,
+        expected: &SpiffeId,
+    ) -> Result<DialledTunnel, CloseReason> {
+        let svid = self.certificates.current(&pod.identity).ok_or(CloseReason::NoCertificate)?;
+        let address = tcp.peer_addr().map_err(|_gone| CloseReason::Tls(TlsFailure::Protocol))?;
+        // Required by rustls, never sent: no SNI, and an address is none.
+        let name = ServerName::IpAddress(address.ip().into());
+        let config = svid.client_config(expected);
+        let session = UnbufferedClientConnection::new(config, name).map_err(failed)?;
+        let stream = self.shake_hands(tcp, session).await?;
+        let ends = ends(&stream, pod.identity.clone())?;
+        Ok(DialledTunnel { ends, stream })
+    }
+
+    async fn shake_hands<S: Session>(
+        &self,
+        tcp: std::net::TcpStream,
+        session: S,
+    ) -> Result<Detached<S>, CloseReason> {
+        let timed_out = CloseReason::Tls(TlsFailure::TimedOut);
+        let (places, limit) = (Arc::clone(&self.places), self.limit);
+        let task = self.runtime.spawn(tokio::time::timeout(limit, async move {
+            let _place = places.acquire_owned().await;
+            Detached::handshake(TcpStream::from_std(tcp)?, session).await
+        }));
+        match task.await {
+            Ok(Ok(Ok(stream))) => Ok(stream),
+            Ok(Ok(Err(HandshakeError::Tls(error)))) => Err(failed(error)),
+            Ok(Ok(Err(HandshakeError::Socket(error)))) => {
+                tracing::debug!(%error, "connection lost during the TLS handshake");
+                Err(CloseReason::Tls(TlsFailure::Protocol))
+            }
+            Ok(Err(_elapsed)) => Err(timed_out),
+            // The control runtime is shutting down.
+            Err(_ended) => Err(CloseReason::Drained),
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn failed(error: rustls::Error) -> CloseReason {
+    tracing::debug!(%error, "TLS handshake failed");
+    CloseReason::Tls(identity::classify(&error))
+}
+
+fn ends<S: Session>(stream: &Detached<S>, local: SpiffeId) -> Result<Ends, CloseReason> {
+    let state = stream.state();
+    let chain = state.peer_certificates().unwrap_or_default();
+    let peer = identity::peer_identity(chain).map_err(CloseReason::Tls)?;
+    let tls = identity::tls_info(state).ok_or(CloseReason::Tls(TlsFailure::Protocol))?;
+    let peer_address =
+        stream.peer_addr().map_err(|_gone| CloseReason::Tls(TlsFailure::Protocol))?;
+    let peer_address = (peer_address.ip().to_canonical(), peer_address.port()).into();
+    Ok(Ends { local, peer, peer_address, tls })
+}
+
+/// Serves a tunnel that was accepted, on this thread's runtime, until it ends.
+pub(crate) async fn serve_accepted(
+    tunnel: AcceptedTunnel,
+    settings: &Settings,
+    drain: watch::Receiver<bool>,
+    accept: impl FnMut(Incoming),
+) -> Served {
+    match tunnel.stream.attach() {
+        Ok(stream) => serve(stream, settings, drain, accept).await,
+        Err(error) => Served::Broken(error),
+    }
+}

@@ -1,0 +1,124 @@
+//! One worker's thread: the command loop.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use adit_core::flow::CloseReason;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use super::pods::{Local, Pods};
+use super::{Command, Context, GONE, Link};
+use crate::proxy::{Flows, Stages};
+use crate::tunnel::{AcceptedTunnel, Handshakes, Tunnels};
+
+/// How often a drain looks whether the last flow has ended.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// All workers, as one of them sees them. Weak: the threads must not keep each other alive.
+#[derive(Clone)]
+pub(super) struct Peers(Weak<[Link]>);
+
+impl Peers {
+    pub(super) fn new(links: &Arc<[Link]>) -> Self {
+        Self(Arc::downgrade(links))
+    }
+
+    /// Hands a tunnel to the worker that carries the fewest.
+    pub(super) fn give(&self, tunnel: AcceptedTunnel) {
+        let Some(links) = self.0.upgrade() else {
+            return;
+        };
+        if let Some(link) = links.iter().min_by_key(|link| link.load()) {
+            // Counted here, so that two tunnels at once do not go to the same worker.
+            link.load.fetch_add(1, Ordering::Relaxed);
+            link.send(Command::Tunnel(Box::new(tunnel)));
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.0.upgrade().map_or(1, |links| links.len())
+    }
+
+    fn load(&self, index: usize) -> Arc<AtomicUsize> {
+        let links = self.0.upgrade();
+        let link = links.as_deref().and_then(|links| links.get(index));
+        link.map_or_else(Arc::default, |link| Arc::clone(&link.load))
+    }
+}
+
+/// Runs the thread.
+pub(super) fn run(
+    runtime: &Runtime,
+    index: usize,
+    peers: Peers,
+    context: &Context,
+    commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let local = LocalSet::new();
+    local.block_on(runtime, async move {
+        let limit = context.tunnel.connect_timeout;
+        let certificates = context.certificates.clone();
+        let handshakes = Handshakes::new(context.control.clone(), certificates, limit);
+        let tunnels = Tunnels::new(handshakes.clone(), context.tunnel.clone());
+        let stages = Rc::new(Stages {
+            worlds: context.worlds.clone(),
+            tunnels: tunnels.clone(),
+            flows: Flows::new(index, peers.count(), context.recorder.clone()),
+            cluster: Arc::clone(&context.cluster),
+            connect_timeout: limit,
+        });
+        let load = peers.load(index);
+        let local = Local { index, stages, handshakes, peers, load };
+        let pods = Pods::new(Rc::new(local), context.tunnel.clone());
+        let timers = tokio::task::spawn_local(tunnels.run());
+        serve(pods, commands).await;
+        timers.abort();
+    });
+}
+
+async fn serve(mut pods: Pods, mut commands: mpsc::UnboundedReceiver<Command>) {
+    while let Some(command) = commands.recv().await {
+        let stages = Rc::clone(pods.stages());
+        match command {
+            Command::AddPod(pod, listeners, done) => answer(done, pods.add(&pod, listeners)),
+            Command::RemovePod(uid, done) => {
+                pods.remove(&uid);
+                answer(done, ());
+            }
+            Command::EndPod(uid, done) => {
+                pods.end(&uid);
+                stages.tunnels.pod_gone(&uid);
+                stages.flows.end_pod(&uid, GONE);
+                answer(done, ());
+            }
+            Command::WhenIdle(uid, done) => stages.flows.when_idle(&uid, done),
+            Command::Tunnel(tunnel) => pods.carry(*tunnel),
+            Command::Recheck(changes) => {
+                stages.flows.recheck(&stages.worlds.load(), changes.as_deref());
+            }
+            Command::Flows(list) => answer(list, stages.flows.list()),
+            Command::Tunnels(list) => answer(list, pods.tunnels()),
+            Command::Drain(done) => {
+                pods.remove_all();
+                tokio::task::spawn_local(when_drained(stages, done));
+            }
+            Command::EndAll(count) => answer(count, stages.flows.end_all(CloseReason::Drained)),
+        }
+    }
+}
+
+async fn when_drained(stages: Rc<Stages>, done: oneshot::Sender<()>) {
+    while stages.flows.len() > 0 {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    answer(done, ());
+}
+
+fn answer<T>(to: oneshot::Sender<T>, answer: T) {
+    // Whoever asked may have given up.
+    drop(to.send(answer));
+}
