@@ -1,1 +1,265 @@
-//! The module `ca`.
+//! `adit ca`: a certificate authority that agents and Istio's clients can use. It signs an identity
+//! only for a node that hosts a pod with it, so that a stolen node can mint its own pods' identities
+//! and no others.
+
+mod authn;
+pub mod init;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use adit_core::identity::TrustDomain;
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::version::TLS13;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::Server;
+use tracing::{debug, info, warn};
+
+use crate::discovery::Worlds;
+use crate::identity::{ALPN, Clock, provider};
+use crate::pki::{Authority, PkiError};
+use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use crate::shutdown::{Phase, Shutdown};
+
+use authn::Tokens;
+use service::Service;
+
+/// A TLS handshake must be over within this time.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at one time; further connections wait in the kernel's queue.
+const HANDSHAKES: usize = 256;
+/// The longest message that is read. A request has about a kilobyte.
+const MAX_REQUEST: usize = 64 * 1024;
+/// Connections are renewed after this time, so that idle ones of strangers do not pile up.
+const CONNECTION_AGE: Duration = Duration::from_secs(600);
+/// Requests that are open when the end is asked for have this long.
+const DRAIN: Duration = Duration::from_secs(5);
+/// When the end of the CA's certificate is this near, somebody should know.
+const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What `adit ca serve` needs to know. Which pods run where comes from a [`Worlds`].
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// The directory that `adit ca init` made.
+    pub directory: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The file of node tokens.
+    pub tokens: PathBuf,
+    /// The trust domain whose identities are signed.
+    pub trust_domain: TrustDomain,
+    /// The name of this service in its TLS certificate.
+    pub name: String,
+    /// More DNS names for it.
+    pub dns: Vec<String>,
+    /// Addresses for it.
+    pub ip: Vec<IpAddr>,
+}
+
+/// Why the CA cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// Its files, or the tokens.
+    #[error(transparent)]
+    Files(#[from] PkiError),
+    /// TLS does not take its certificate.
+    #[error("cannot set up TLS")]
+    Tls(#[from] rustls::Error),
+    /// The address.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The server broke.
+    #[error("the gRPC server failed")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// A CA that listens.
+pub struct Bound {
+    service: Service,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    address: SocketAddr,
+}
+
+/// Serves until the shutdown begins to drain.
+///
+/// # Errors
+/// [`CaError`].
+pub async fn serve(
+    options: ServeOptions,
+    worlds: Worlds,
+    shutdown: Shutdown,
+) -> Result<(), CaError> {
+    let bound = Box::pin(Bound::bind(options, worlds)).await?;
+    Box::pin(bound.run(shutdown)).await
+}
+
+impl Bound {
+    /// Reads the files, makes a serving certificate and listens.
+    ///
+    /// # Errors
+    /// [`CaError`].
+    pub async fn bind(options: ServeOptions, worlds: Worlds) -> Result<Self, CaError> {
+        let clock = Clock::system();
+        let authority = Authority::load(&options.directory)?;
+        authority.require_domain(&options.trust_domain)?;
+        let left = authority.not_after().duration_since(clock.now());
+        if left.is_ok_and(|left| left < EXPIRES_SOON) {
+            warn!("the CA's certificate expires within 30 days; make a new intermediate");
+        }
+        let tokens = Tokens::open(&options.tokens)?;
+        let acceptor = TlsAcceptor::from(tls(&options, &authority, &clock)?);
+        let failed = |source| CaError::Listen {
+            address: options.listen,
+            source,
+        };
+        let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let service = Service {
+            authority,
+            tokens,
+            worlds,
+            trust_domain: options.trust_domain,
+            clock,
+            buckets: Mutex::new(BTreeMap::new()),
+        };
+        Ok(Self {
+            service,
+            listener,
+            acceptor,
+            address,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until the shutdown begins to drain; open requests are then finished.
+    ///
+    /// # Errors
+    /// [`CaError::Serve`].
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), CaError> {
+        let Self {
+            service,
+            listener,
+            acceptor,
+            address,
+        } = self;
+        info!(%address, trust_domain = %service.trust_domain, "CA is serving");
+        let (sender, mut receiver) = mpsc::channel(16);
+        let accepting = tokio::spawn(accept(listener, acceptor, sender, shutdown.clone()));
+        let incoming = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
+        let grpc =
+            IstioCertificateServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
+        let mut draining = shutdown.clone();
+        let server = Server::builder()
+            .timeout(HANDSHAKE)
+            .concurrency_limit_per_connection(32)
+            .max_concurrent_streams(64)
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .max_connection_age(CONNECTION_AGE)
+            .serve_with_incoming_shutdown(grpc, incoming, async move {
+                draining.reached(Phase::Draining).await;
+            });
+        let mut shutdown = shutdown;
+        let overdue = async {
+            shutdown.reached(Phase::Draining).await;
+            let _forced: Result<(), _> = timeout(DRAIN, shutdown.reached(Phase::Forced)).await;
+        };
+        let ended = tokio::select! {
+            ended = server => ended,
+            () = overdue => Ok(()),
+        };
+        accepting.abort();
+        info!("CA has ended");
+        Ok(ended?)
+    }
+}
+
+/// TLS 1.3 with a certificate for the names of this service. It is signed by the intermediate, so
+/// that the root's key can be kept elsewhere.
+fn tls(
+    options: &ServeOptions,
+    authority: &Authority,
+    clock: &Clock,
+) -> Result<Arc<ServerConfig>, CaError> {
+    let mut names = vec![options.name.clone()];
+    names.extend(options.dns.iter().cloned());
+    names.extend(options.ip.iter().map(IpAddr::to_string));
+    let (key, issued) = authority.issue_server(&names, clock.now())?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(issued.chain, key)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+type Accepted = Result<TlsStream<TcpStream>, io::Error>;
+
+/// Accepts connections, each handshake in a task of its own, so that a slow one holds up nobody.
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    ready: mpsc::Sender<Accepted>,
+    mut shutdown: Shutdown,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let accepted = tokio::select! {
+            () = shutdown.reached(Phase::Draining) => return,
+            accepted = listener.accept() => accepted,
+        };
+        while handshakes.try_join_next().is_some() {}
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: waiting is all that helps.
+                warn!(%error, "CA cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        handshakes.spawn(async move {
+            let _place = place;
+            match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                // Nobody receives any more only when the server has ended.
+                Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
+                Ok(Err(error)) => debug!(%peer, %error, "TLS handshake with the CA failed"),
+                Err(_elapsed) => debug!(%peer, "TLS handshake with the CA timed out"),
+            }
+        });
+    }
+}
