@@ -78,10 +78,7 @@ impl Tokens {
     pub(super) fn open(path: &Path) -> Result<Self, PkiError> {
         let seen = stamp(path);
         let nodes = load(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            state: Mutex::new(State { seen, nodes }),
-        })
+        Ok(Self { path: path.to_owned(), state: Mutex::new(State { seen, nodes }) })
     }
 
     /// The node whose token stands in this `authorization` header.
@@ -136,10 +133,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 fn load(path: &Path) -> Result<Vec<(NodeName, Hash)>, PkiError> {
-    let invalid = |problem| PkiError::Invalid {
-        origin: path.display().to_string(),
-        problem,
-    };
+    let invalid = |problem| PkiError::Invalid { origin: path.display().to_string(), problem };
     let text = read_private(path)?;
     // The parser's message could quote a token: it is not repeated.
     let parsed: BTreeMap<String, OneOrMany> = serde_yaml::from_slice(&text).map_err(|_quotes| {
@@ -155,10 +149,7 @@ fn load(path: &Path) -> Result<Vec<(NodeName, Hash)>, PkiError> {
             let known = parse_token(&token).ok_or_else(|| {
                 invalid("has a token that is empty, or a `sha256:` without 64 hexadecimal digits")
             })?;
-            if nodes
-                .iter()
-                .any(|(other, hash)| *hash == known && other.as_str() != node)
-            {
+            if nodes.iter().any(|(other, hash)| *hash == known && other.as_str() != node) {
                 return Err(invalid("gives two nodes the same token"));
             }
             if !token.starts_with("sha256:") && token.len() < SHORT {

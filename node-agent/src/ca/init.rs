@@ -32,24 +32,12 @@ pub struct MadeFile {
 pub fn run(options: &InitOptions) -> Result<Vec<MadeFile>, pki::PkiError> {
     pki::init(&options.directory, &options.trust_domain, SystemTime::now())?;
     let made = [
-        (
-            pki::ROOT_CERT,
-            "the root's certificate: give it to the agents",
-        ),
-        (
-            pki::ROOT_KEY,
-            "the root's key: only the next intermediate needs it, keep it elsewhere",
-        ),
-        (
-            pki::CA_CERT,
-            "the certificate of the intermediate that signs, for one year",
-        ),
+        (pki::ROOT_CERT, "the root's certificate: give it to the agents"),
+        (pki::ROOT_KEY, "the root's key: only the next intermediate needs it, keep it elsewhere"),
+        (pki::CA_CERT, "the certificate of the intermediate that signs, for one year"),
         (pki::CA_KEY, "the key of the intermediate"),
         (pki::CERT_CHAIN, "from the intermediate to the root"),
     ];
-    let made = made.map(|(name, purpose)| MadeFile {
-        path: options.directory.join(name),
-        purpose,
-    });
+    let made = made.map(|(name, purpose)| MadeFile { path: options.directory.join(name), purpose });
     Ok(made.into())
 }

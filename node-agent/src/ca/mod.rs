@@ -129,10 +129,7 @@ impl Bound {
         }
         let tokens = Tokens::open(&options.tokens)?;
         let acceptor = TlsAcceptor::from(tls(&options, &authority, &clock)?);
-        let failed = |source| CaError::Listen {
-            address: options.listen,
-            source,
-        };
+        let failed = |source| CaError::Listen { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let service = Service {
@@ -143,12 +140,7 @@ impl Bound {
             clock,
             buckets: Mutex::new(BTreeMap::new()),
         };
-        Ok(Self {
-            service,
-            listener,
-            acceptor,
-            address,
-        })
+        Ok(Self { service, listener, acceptor, address })
     }
 
     /// Where it listens.
@@ -162,12 +154,7 @@ impl Bound {
     /// # Errors
     /// [`CaError::Serve`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), CaError> {
-        let Self {
-            service,
-            listener,
-            acceptor,
-            address,
-        } = self;
+        let Self { service, listener, acceptor, address } = self;
         info!(%address, trust_domain = %service.trust_domain, "CA is serving");
         let (sender, mut receiver) = mpsc::channel(16);
         let accepting = tokio::spawn(accept(listener, acceptor, sender, shutdown.clone()));

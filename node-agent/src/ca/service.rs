@@ -90,10 +90,8 @@ impl IstioCertificateService for Service {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let mut known = Known {
-            peer: request.remote_addr().map(|peer| peer.to_string()),
-            ..Known::default()
-        };
+        let mut known =
+            Known { peer: request.remote_addr().map(|peer| peer.to_string()), ..Known::default() };
         match self.answer(&request, &mut known) {
             Ok(issued) => {
                 let lifetime = issued.not_after.duration_since(self.clock.now());
@@ -129,11 +127,7 @@ struct Known {
 
 impl fmt::Display for Known {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            peer,
-            node,
-            identity,
-        } = self;
+        let Self { peer, node, identity } = self;
         write!(f, "peer={}", peer.as_deref().unwrap_or("-"))?;
         if let Some(node) = node {
             write!(f, " node={node}")?;
@@ -152,9 +146,7 @@ impl Service {
         known: &mut Known,
     ) -> Result<Issued, Refused> {
         let header = request.metadata().get("authorization");
-        let node = self
-            .tokens
-            .authenticate(header.map(|value| value.as_bytes()))?;
+        let node = self.tokens.authenticate(header.map(|value| value.as_bytes()))?;
         known.node = Some(node.clone());
         self.pass(&node)?;
 
@@ -178,9 +170,7 @@ impl Service {
                 .map(Duration::from_secs)
                 .map_err(|_negative| Refused::Validity)?,
         };
-        Ok(self
-            .authority
-            .issue(&csr, &identity, lifetime, self.clock.now())?)
+        Ok(self.authority.issue(&csr, &identity, lifetime, self.clock.now())?)
     }
 
     /// Whether a pod that has not finished runs on this node with this identity.
@@ -194,14 +184,8 @@ impl Service {
     fn pass(&self, node: &NodeName) -> Result<(), Refused> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let bucket = buckets
-            .entry(node.clone())
-            .or_insert_with(|| Bucket::new(now));
-        if bucket.take(now) {
-            Ok(())
-        } else {
-            Err(Refused::TooOften)
-        }
+        let bucket = buckets.entry(node.clone()).or_insert_with(|| Bucket::new(now));
+        if bucket.take(now) { Ok(()) } else { Err(Refused::TooOften) }
     }
 }
 
@@ -221,10 +205,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     const fn new(now: Instant) -> Self {
-        Self {
-            left: BURST,
-            since: now,
-        }
+        Self { left: BURST, since: now }
     }
 
     fn take(&mut self, now: Instant) -> bool {

@@ -34,24 +34,13 @@ async fn a_node_gets_the_identities_of_its_pods_and_no_others() {
     let ca = Ca::start().await;
     let svid = ca.fetch("token-a", "cart", HOUR).await.unwrap();
     assert_eq!(*svid.identity(), id("cart"));
-    assert_eq!(
-        svid.chain().len(),
-        2,
-        "the certificate and the intermediate"
-    );
+    assert_eq!(svid.chain().len(), 2, "the certificate and the intermediate");
     let life = svid.not_after().duration_since(Clock::system().now());
     assert!(life.unwrap() <= HOUR);
 
-    for (token, name) in [
-        ("token-a", "shop"),
-        ("token-b", "cart"),
-        ("token-a", "done"),
-    ] {
+    for (token, name) in [("token-a", "shop"), ("token-b", "cart"), ("token-a", "done")] {
         let error = ca.fetch(token, name, HOUR).await.unwrap_err();
-        assert!(
-            matches!(error, SourceError::PermissionDenied { .. }),
-            "{token} {name}: {error}"
-        );
+        assert!(matches!(error, SourceError::PermissionDenied { .. }), "{token} {name}: {error}");
     }
     ca.fetch("token-b", "shop", HOUR).await.unwrap();
 }
@@ -62,8 +51,7 @@ async fn a_pod_that_comes_and_goes_is_noticed() {
     ca.fetch("token-a", "late", HOUR).await.unwrap_err();
     ca.worlds.publish([pod("late", "node-a", PodPhase::Active)]);
     ca.fetch("token-a", "late", HOUR).await.unwrap();
-    ca.worlds
-        .publish([Delta::WorkloadGone(PodUid::parse("late").unwrap())]);
+    ca.worlds.publish([Delta::WorkloadGone(PodUid::parse("late").unwrap())]);
     ca.fetch("token-a", "late", HOUR).await.unwrap_err();
 }
 
@@ -71,10 +59,7 @@ async fn a_pod_that_comes_and_goes_is_noticed() {
 async fn a_wrong_token_is_not_accepted() {
     let ca = Ca::start().await;
     let error = ca.fetch("token-c", "cart", HOUR).await.unwrap_err();
-    assert!(
-        matches!(error, SourceError::Unauthenticated { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, SourceError::Unauthenticated { .. }), "{error}");
     let error = ca.fetch("", "cart", HOUR).await.unwrap_err();
     assert!(matches!(error, SourceError::Local(_)), "{error}");
 }
@@ -133,12 +118,7 @@ async fn requests_that_are_wrong_are_refused_each_for_its_reason() {
 async fn garbage_and_silence_do_not_keep_the_others_from_being_served() {
     let ca = Ca::start().await;
     let mut open = Vec::new();
-    for bytes in [
-        &b""[..],
-        b"GET / HTTP/1.1\r\n\r\n",
-        &[0x16, 3, 1, 0xff, 0xff],
-        &[0; 4096],
-    ] {
+    for bytes in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0x16, 3, 1, 0xff, 0xff], &[0; 4096]] {
         let mut stream = TcpStream::connect(ca.address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         open.push(stream);
@@ -233,10 +213,7 @@ impl Ca {
             trust_domain: trust_domain.clone(),
         });
         assert_eq!(made.unwrap().len(), 5);
-        private(
-            &directory.join("tokens"),
-            "node-a: token-a\nnode-b: token-b\n",
-        );
+        private(&directory.join("tokens"), "node-a: token-a\nnode-b: token-b\n");
         let worlds = Worlds::new();
         worlds.publish([
             pod("cart", "node-a", PodPhase::Active),
@@ -252,13 +229,7 @@ impl Ca {
             dns: Vec::new(),
             ip: Vec::new(),
         };
-        let mut ca = Self {
-            directory,
-            address: options.listen,
-            options,
-            worlds,
-            running: None,
-        };
+        let mut ca = Self { directory, address: options.listen, options, worlds, running: None };
         ca.run_again().await;
         ca
     }
@@ -327,9 +298,7 @@ impl Drop for Ca {
 }
 
 async fn fetch(settings: RemoteCa, name: &str) -> Result<Svid, SourceError> {
-    CaClient::new(settings, Clock::system())
-        .fetch(&id(name), HOUR)
-        .await
+    CaClient::new(settings, Clock::system()).fetch(&id(name), HOUR).await
 }
 
 fn renewals(certificates: &Certificates) -> u64 {
@@ -343,11 +312,7 @@ fn ask(csr: &str, identity: Option<&str>, validity_duration: i64) -> IstioCertif
     let metadata = identity.map(|text| prost_types::Struct {
         fields: [("ImpersonatedIdentity".to_owned(), value(text))].into(),
     });
-    IstioCertificateRequest {
-        csr: csr.to_owned(),
-        validity_duration,
-        metadata,
-    }
+    IstioCertificateRequest { csr: csr.to_owned(), validity_duration, metadata }
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -377,10 +342,7 @@ fn pod(name: &str, node: &str, phase: PodPhase) -> Delta {
         mode: MeshMode::Unset,
         host_network: false,
         phase,
-        owner: Owner {
-            kind: Arc::from("pod"),
-            name: Arc::from(name),
-        },
+        owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         netns: None,
     })

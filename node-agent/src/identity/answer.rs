@@ -85,10 +85,7 @@ impl Chain {
             }
         }
         let bundle = Bundle::try_new(roots, "").map_err(malformed)?;
-        Ok(Self {
-            certificates,
-            bundle,
-        })
+        Ok(Self { certificates, bundle })
     }
 }
 
@@ -100,19 +97,13 @@ impl Svid {
         chain: Chain,
         clock: &Clock,
     ) -> Result<Self, BadAnswer> {
-        let Chain {
-            certificates,
-            bundle,
-        } = chain;
+        let Chain { certificates, bundle } = chain;
         let leaf = certificates.first().ok_or(BadAnswer::Malformed)?;
         let facts = Facts::read(leaf).map_err(|_bad| BadAnswer::Malformed)?;
         if peer_identity(&certificates).as_ref() != Ok(identity) {
             return Err(BadAnswer::OtherIdentity);
         }
-        let validity = Validity {
-            not_before: facts.not_before,
-            not_after: facts.not_after,
-        };
+        let validity = Validity { not_before: facts.not_before, not_after: facts.not_after };
         if !validity.contains(clock.now()) {
             return Err(BadAnswer::NotValidNow);
         }
@@ -152,9 +143,7 @@ fn convinces(
     let now = clock.current_time().ok_or(BadAnswer::NotValidNow)?;
     let as_client = ClientCheck::try_new(bundle.store(), identity.trust_domain().clone())
         .map_err(|_no_root| BadAnswer::Untrusted)?;
-    as_client
-        .verify_client_cert(leaf, intermediates, now)
-        .map_err(untrusted)?;
+    as_client.verify_client_cert(leaf, intermediates, now).map_err(untrusted)?;
     verify_server_cert_signed_by_trust_anchor(
         &ParsedCertificate::try_from(leaf).map_err(untrusted)?,
         &bundle.store(),

@@ -56,11 +56,7 @@ impl CaClient {
     /// A client that has not connected yet.
     #[must_use]
     pub const fn new(settings: RemoteCa, clock: Clock) -> Self {
-        Self {
-            settings,
-            clock,
-            connection: Mutex::new(None),
-        }
+        Self { settings, clock, connection: Mutex::new(None) }
     }
 
     async fn ask(&self, identity: &SpiffeId, lifetime: Duration) -> Result<Svid, SourceError> {
@@ -107,10 +103,7 @@ impl CaClient {
     }
 
     fn channel(&self, roots: &Bundle) -> Result<Channel, SourceError> {
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((with, channel)) = &*connection
             && with.certificates() == roots.certificates()
         {
@@ -128,10 +121,7 @@ impl CaClient {
     }
 
     fn forget_connection(&self) {
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         *connection = None;
     }
 }
@@ -139,9 +129,7 @@ impl CaClient {
 impl Source for CaClient {
     async fn fetch(&self, identity: &SpiffeId, lifetime: Duration) -> Result<Svid, SourceError> {
         let answer = tokio::time::timeout(REQUEST_TIMEOUT, self.ask(identity, lifetime));
-        let result = answer
-            .await
-            .unwrap_or(Err(SourceError::TimedOut(REQUEST_TIMEOUT)));
+        let result = answer.await.unwrap_or(Err(SourceError::TimedOut(REQUEST_TIMEOUT)));
         if let Err(SourceError::Unreachable { .. } | SourceError::TimedOut(_)) = result {
             self.forget_connection();
         }
@@ -151,12 +139,8 @@ impl Source for CaClient {
 
 /// Istio's name for "a certificate for somebody else, who runs on my node".
 fn impersonate(identity: &SpiffeId) -> Struct {
-    let value = Value {
-        kind: Some(Kind::StringValue(identity.to_string())),
-    };
-    Struct {
-        fields: [("ImpersonatedIdentity".to_owned(), value)].into(),
-    }
+    let value = Value { kind: Some(Kind::StringValue(identity.to_string())) };
+    Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() }
 }
 
 fn refused(status: &Status) -> SourceError {

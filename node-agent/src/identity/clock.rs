@@ -33,19 +33,14 @@ impl Clock {
 
     /// Both clocks now; the monotonic one is tokio's, which a test can pause.
     pub(super) fn moment(&self) -> Moment {
-        Moment {
-            instant: tokio::time::Instant::now().into_std(),
-            unix: self.now(),
-        }
+        Moment { instant: tokio::time::Instant::now().into_std(), unix: self.now() }
     }
 }
 
 impl TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
         let since_epoch = self.now().duration_since(SystemTime::UNIX_EPOCH);
-        Some(UnixTime::since_unix_epoch(
-            since_epoch.unwrap_or(Duration::ZERO),
-        ))
+        Some(UnixTime::since_unix_epoch(since_epoch.unwrap_or(Duration::ZERO)))
     }
 }
 

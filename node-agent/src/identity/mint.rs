@@ -30,10 +30,7 @@ impl Mint {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         let mut name = DistinguishedName::new();
-        name.push(
-            DnType::CommonName,
-            format!("root {}", rand::random::<u64>()),
-        );
+        name.push(DnType::CommonName, format!("root {}", rand::random::<u64>()));
         params.distinguished_name = name;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -57,10 +54,8 @@ impl Mint {
         params.subject_alt_names = vec![uri(identity)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.not_before = (now() - HOUR).into();
         params.not_after = (now() + HOUR).into();
         change(&mut params);
@@ -81,10 +76,7 @@ impl Mint {
             params.not_before = (from - Duration::from_secs(2)).into();
             params.not_after = (from + lifetime).into();
         });
-        let chain = Chain {
-            certificates: vec![leaf],
-            bundle: self.bundle(),
-        };
+        let chain = Chain { certificates: vec![leaf], bundle: self.bundle() };
         Svid::check(identity, key, chain, clock)
     }
 

@@ -106,13 +106,7 @@ impl TryFrom<RawCa> for CaSettings {
     type Error = SettingsError;
 
     fn try_from(raw: RawCa) -> Result<Self, SettingsError> {
-        let RawCa {
-            file,
-            address,
-            root,
-            token,
-            server_name,
-        } = raw;
+        let RawCa { file, address, root, token, server_name } = raw;
         if let Some(file) = file {
             if address.is_some() || root.is_some() || token.is_some() || server_name.is_some() {
                 let problem = "give either `file` or `address`, `root` and `token`, not both";
@@ -122,10 +116,7 @@ impl TryFrom<RawCa> for CaSettings {
         }
         let missing = |field, what: &str| wrong(field, format!("is missing: give {what}"));
         let address = address.ok_or_else(|| {
-            missing(
-                "ca.address",
-                "https://HOST:PORT of the CA, or `file` instead",
-            )
+            missing("ca.address", "https://HOST:PORT of the CA, or `file` instead")
         })?;
         let (address, host) = parse_address(&address)?;
         let name = server_name.unwrap_or(host);
@@ -150,10 +141,7 @@ fn parse_address(text: &str) -> Result<(Uri, String), SettingsError> {
     };
     let uri: Uri = text.parse().map_err(|_bad| problem())?;
     let host = uri.host().ok_or_else(problem)?;
-    let bare = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let plain = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
     if uri.scheme_str() != Some("https") || uri.port_u16().is_none() || !plain {
         return Err(problem());
@@ -172,9 +160,7 @@ fn parse_lifetime(text: &str) -> Option<Duration> {
         _ => return None,
     };
     let lifetime = Duration::from_secs(number.checked_mul(factor)?);
-    (MIN_LIFETIME..=MAX_LIFETIME)
-        .contains(&lifetime)
-        .then_some(lifetime)
+    (MIN_LIFETIME..=MAX_LIFETIME).contains(&lifetime).then_some(lifetime)
 }
 
 const fn wrong(field: &'static str, problem: String) -> SettingsError {
@@ -231,14 +217,8 @@ mod tests {
             (remote("https://10.0.0.1:1/x"), "ca.address"),
             (remote("hello"), "ca.address"),
             (remote("https://a_b!:1"), "ca.serverName"),
-            (
-                "ca: {address: \"https://a:1\", token: /t}".to_owned(),
-                "ca.root",
-            ),
-            (
-                "ca: {address: \"https://a:1\", root: /t}".to_owned(),
-                "ca.token",
-            ),
+            ("ca: {address: \"https://a:1\", token: /t}".to_owned(), "ca.root"),
+            ("ca: {address: \"https://a:1\", root: /t}".to_owned(), "ca.token"),
         ];
         for (text, field) in cases {
             let error = read(&text).unwrap_err();
@@ -253,8 +233,6 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Settings, SettingsError> {
-        serde_yaml::from_str::<RawSettings>(text)
-            .unwrap()
-            .try_into()
+        serde_yaml::from_str::<RawSettings>(text).unwrap().try_into()
     }
 }

@@ -104,10 +104,7 @@ impl LocalCa {
             problem: error.as_label(),
         })?;
         let issued = authority.issue(&csr, identity, lifetime, self.clock.now())?;
-        let chain = Chain {
-            certificates: issued.chain,
-            bundle: authority.roots().clone(),
-        };
+        let chain = Chain { certificates: issued.chain, bundle: authority.roots().clone() };
         Ok(Svid::check(identity, key, chain, &self.clock)?)
     }
 }

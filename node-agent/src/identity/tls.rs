@@ -70,11 +70,7 @@ pub fn tls_info(state: &CommonState) -> Option<TlsInfo> {
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
         _ => return None,
     };
-    Some(TlsInfo {
-        version,
-        group,
-        cipher,
-    })
+    Some(TlsInfo { version, group, cipher })
 }
 
 /// For accepting tunnels: any peer of the trust domain.

@@ -24,10 +24,7 @@ impl Bundle {
         certificates: impl IntoIterator<Item = CertificateDer<'static>>,
         origin: &str,
     ) -> Result<Self, PkiError> {
-        let invalid = |problem| PkiError::Invalid {
-            origin: origin.to_owned(),
-            problem,
-        };
+        let invalid = |problem| PkiError::Invalid { origin: origin.to_owned(), problem };
         let mut kept: Vec<CertificateDer<'static>> = Vec::new();
         let mut store = RootCertStore::empty();
         for certificate in certificates {
@@ -47,10 +44,7 @@ impl Bundle {
         if kept.is_empty() {
             return Err(invalid("holds no certificate in PEM form"));
         }
-        Ok(Self {
-            certificates: Arc::from(kept),
-            store: Arc::new(store),
-        })
+        Ok(Self { certificates: Arc::from(kept), store: Arc::new(store) })
     }
 
     /// Reads a bundle in PEM form.
@@ -88,12 +82,9 @@ pub fn read_certificates(
     pem: &[u8],
     origin: &str,
 ) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|_broken| PkiError::Invalid {
-            origin: origin.to_owned(),
-            problem: "is not well-formed PEM",
-        })
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_broken| {
+        PkiError::Invalid { origin: origin.to_owned(), problem: "is not well-formed PEM" }
+    })
 }
 
 /// One certificate as PEM.
@@ -122,10 +113,7 @@ mod tests {
     #[test]
     fn a_bundle_without_a_root_is_refused_with_the_name_of_its_origin() {
         let error = Bundle::from_pem(b"hello", "/etc/root.pem").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "/etc/root.pem: holds no certificate in PEM form"
-        );
+        assert_eq!(error.to_string(), "/etc/root.pem: holds no certificate in PEM form");
         let broken = b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
         let error = Bundle::from_pem(broken, "x").unwrap_err();
         assert_eq!(error.to_string(), "x: is not well-formed PEM");

@@ -89,10 +89,7 @@ impl Csr {
         if public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
             return Err(CsrError::KeyType);
         }
-        Ok(Self {
-            public_key,
-            names: params.subject_alt_names,
-        })
+        Ok(Self { public_key, names: params.subject_alt_names })
     }
 
     /// The one name it asks for, if that is a URI.
@@ -131,11 +128,7 @@ fn require_p256(der: &[u8]) -> Result<(), CsrError> {
         return Err(CsrError::Malformed);
     }
     let key = &csr.certification_request_info.subject_pki;
-    let curve = key
-        .algorithm
-        .parameters
-        .as_ref()
-        .and_then(|parameters| parameters.as_oid().ok());
+    let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
     let point: &[u8] = &key.subject_public_key.data;
     let fits = key.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY
         && curve.is_some_and(|curve| curve == OID_EC_P256)

@@ -36,9 +36,7 @@ impl Facts {
         if !rest.is_empty() {
             return Err(Malformed);
         }
-        let names = certificate
-            .subject_alternative_name()
-            .map_err(|_twice| Malformed)?;
+        let names = certificate.subject_alternative_name().map_err(|_twice| Malformed)?;
         let mut uris = Vec::new();
         for name in names.iter().flat_map(|names| &names.value.general_names) {
             match name {
@@ -54,9 +52,7 @@ impl Facts {
                 | GeneralName::RegisteredID(_) => {}
             }
         }
-        let constraints = certificate
-            .basic_constraints()
-            .map_err(|_twice| Malformed)?;
+        let constraints = certificate.basic_constraints().map_err(|_twice| Malformed)?;
         Ok(Self {
             not_before: time(certificate.validity().not_before),
             not_after: time(certificate.validity().not_after),

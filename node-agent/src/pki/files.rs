@@ -20,25 +20,15 @@ pub(super) fn make_private_directory(path: &Path) -> Result<(), PkiError> {
 
 /// Writes a file that must not exist yet.
 pub(super) fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path);
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     let mut file = file.map_err(|source| {
         let path = path.to_owned();
         if source.kind() == io::ErrorKind::AlreadyExists {
             return PkiError::Exists { path };
         }
-        PkiError::File {
-            action: "create",
-            path,
-            source,
-        }
+        PkiError::File { action: "create", path, source }
     })?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write", path))
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", path))
 }
 
 /// Reads a file of no secrecy, of at most a mebibyte.
@@ -63,9 +53,7 @@ pub fn read_private(path: &Path) -> Result<Vec<u8>, PkiError> {
 
 fn read_open(file: fs::File, path: &Path) -> Result<Vec<u8>, PkiError> {
     let mut bytes = Vec::new();
-    file.take(MAX_LEN + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed("read", path))?;
+    file.take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(failed("read", path))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_LEN) {
         return Ok(bytes);
     }
@@ -80,16 +68,9 @@ fn owner_only(mode: u32, path: &Path) -> Result<(), PkiError> {
     if mode & 0o077 == 0 {
         return Ok(());
     }
-    Err(PkiError::Exposed {
-        path: path.to_owned(),
-        mode,
-    })
+    Err(PkiError::Exposed { path: path.to_owned(), mode })
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PkiError {
-    move |source| PkiError::File {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| PkiError::File { action, path: path.to_owned(), source }
 }

@@ -82,7 +82,7 @@ impl Handshakes {
         let address = tcp.peer_addr().map_err(|_gone| CloseReason::Tls(TlsFailure::Protocol))?;
         // Required by rustls, never sent: no SNI, and an address is none.
         let name = ServerName::IpAddress(address.ip().into());
-        let config = svid.client_config(expected);
+        let config = svid.client_config(expected).map_err(failed)?;
         let session = UnbufferedClientConnection::new(config, name).map_err(failed)?;
         let stream = self.shake_hands(tcp, session).await?;
         let ends = ends(&stream, pod.identity.clone())?;

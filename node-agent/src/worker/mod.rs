@@ -28,7 +28,7 @@ use crate::shutdown::{Phase, Shutdown};
 use crate::tunnel::{self, AcceptedTunnel};
 
 /// The largest number of workers: the socket look-up program has places for this many.
-pub const MAX_WORKERS: usize = adit_shared::steer::MAX_WORKERS as usize;
+pub const MAX_WORKERS: usize = adit_shared::key::MAX_WORKERS as usize;
 
 /// What can be set about workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -127,13 +127,11 @@ impl Entry {
     pub(super) fn back_off(&mut self, random: f64, now: Moment) {
         let doubling = 1u32 << self.failures.min(6);
         self.failures = self.failures.saturating_add(1);
-        let delay = RETRY_MIN
-            .saturating_mul(doubling)
-            .min(RETRY_MAX)
-            .mul_f64(0.75 + 0.5 * random);
-        let left = self.held.as_ref().map_or(RETRY_MAX, |held| {
-            until(held.validity.not_after, now.unix) / 2
-        });
+        let delay = RETRY_MIN.saturating_mul(doubling).min(RETRY_MAX).mul_f64(0.75 + 0.5 * random);
+        let left = self
+            .held
+            .as_ref()
+            .map_or(RETRY_MAX, |held| until(held.validity.not_after, now.unix) / 2);
         let delay = delay.min(left).clamp(RETRY_MIN, RETRY_MAX);
         self.attempt = Attempt::Waiting(later(now.instant, delay));
     }
@@ -192,11 +190,7 @@ impl Entry {
         };
         Status {
             state,
-            validity: self
-                .held
-                .as_ref()
-                .map(|held| held.validity)
-                .or(self.expired),
+            validity: self.held.as_ref().map(|held| held.validity).or(self.expired),
             renewals: self.renewals,
             failures: self.failures,
             requesting: matches!(self.attempt, Attempt::InFlight(_)),
@@ -208,10 +202,7 @@ impl Entry {
 /// `instant` moved on by `delay`; for a delay beyond what the clock can count, the next moment at
 /// which the clocks are looked at anyway.
 pub(super) fn later(instant: Instant, delay: Duration) -> Instant {
-    instant
-        .checked_add(delay)
-        .or_else(|| instant.checked_add(CLOCK_CHECK))
-        .unwrap_or(instant)
+    instant.checked_add(delay).or_else(|| instant.checked_add(CLOCK_CHECK)).unwrap_or(instant)
 }
 
 /// The time from `now` to `then`, zero if that has passed.

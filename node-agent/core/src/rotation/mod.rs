@@ -154,11 +154,9 @@ impl Rotation {
                 entry.wants = entry.wants.saturating_add(1);
             }
             Input::Release(identity) => self.release(&identity),
-            Input::Issued {
-                identity,
-                request,
-                validity,
-            } => self.issued(identity, request, validity, now),
+            Input::Issued { identity, request, validity } => {
+                self.issued(identity, request, validity, now)
+            }
             Input::Failed { identity, request } => {
                 if self.answered(&identity, request) {
                     self.failed(&identity, now);
@@ -216,9 +214,7 @@ impl Rotation {
     /// How each identity stands, in the order of their names.
     pub fn statuses(&self) -> impl Iterator<Item = (&SpiffeId, Status)> {
         let last = self.last;
-        self.entries
-            .iter()
-            .map(move |(identity, entry)| (identity, entry.status(last)))
+        self.entries.iter().map(move |(identity, entry)| (identity, entry.status(last)))
     }
 
     fn release(&mut self, identity: &SpiffeId) {
@@ -270,8 +266,7 @@ impl Rotation {
         if let Some(entry) = self.entries.get_mut(&identity) {
             entry.install(validity, random, now);
         }
-        self.commands
-            .push_back(Command::Install { identity, request });
+        self.commands.push_back(Command::Install { identity, request });
     }
 
     fn failed(&mut self, identity: &SpiffeId, now: Moment) {
@@ -296,10 +291,7 @@ impl Rotation {
                 self.next_request = self.next_request.wrapping_add(1);
                 self.in_flight += 1;
                 entry.attempt = Attempt::InFlight(request);
-                self.commands.push_back(Command::Request {
-                    identity: identity.clone(),
-                    request,
-                });
+                self.commands.push_back(Command::Request { identity: identity.clone(), request });
             }
         }
     }

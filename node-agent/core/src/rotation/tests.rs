@@ -44,10 +44,7 @@ fn back_dating_does_not_bring_the_renewal_forward() {
     bench.input(Input::Issued {
         identity: id("a"),
         request: RequestId(0),
-        validity: Validity {
-            not_before: now - 10 * HOUR,
-            not_after: now + HOUR,
-        },
+        validity: Validity { not_before: now - 10 * HOUR, not_after: now + HOUR },
     });
     bench.commands();
     assert!(bench.step_to_next_command() > HOUR.mul_f64(0.44));
@@ -126,10 +123,7 @@ fn an_expired_certificate_is_dropped_and_the_next_one_taken() {
     let mut bench = Bench::new();
     bench.certified("a", 10 * SECOND);
     bench.step(11 * SECOND);
-    assert_eq!(
-        bench.commands(),
-        [dropped("a", DropCause::Expired), request("a", 1)]
-    );
+    assert_eq!(bench.commands(), [dropped("a", DropCause::Expired), request("a", 1)]);
     assert_eq!(bench.state("a"), Some(State::Expired));
     bench.fail("a", 1);
     assert_eq!(bench.state("a"), Some(State::Expired));
@@ -154,9 +148,7 @@ fn a_request_whose_identity_is_released_is_cancelled_and_its_answer_thrown_away(
     bench.input(Input::Want(id("a")));
     bench.commands();
     bench.input(Input::Release(id("a")));
-    let cancel = Command::Cancel {
-        request: RequestId(0),
-    };
+    let cancel = Command::Cancel { request: RequestId(0) };
     assert_eq!(bench.commands(), [cancel]);
     bench.issue("a", 0, HOUR);
     assert_eq!(bench.commands(), [discard(0)]);
@@ -189,10 +181,7 @@ fn a_release_without_a_want_changes_nothing() {
 
 #[test]
 fn certificates_that_are_not_valid_now_are_refused_and_retried_without_hammering() {
-    let cases = [
-        (3600i64, 7200i64, "not valid yet"),
-        (-7200, -3600, "expired"),
-    ];
+    let cases = [(3600i64, 7200i64, "not valid yet"), (-7200, -3600, "expired")];
     for (from, to, what) in cases {
         let mut bench = Bench::new();
         bench.certified("a", HOUR);
@@ -202,10 +191,7 @@ fn certificates_that_are_not_valid_now_are_refused_and_retried_without_hammering
         bench.input(Input::Issued {
             identity: id("a"),
             request: RequestId(1),
-            validity: Validity {
-                not_before: shift(now, from),
-                not_after: shift(now, to),
-            },
+            validity: Validity { not_before: shift(now, from), not_after: shift(now, to) },
         });
         assert_eq!(bench.commands(), [discard(1)], "{what}");
         assert_eq!(bench.state("a"), Some(State::Valid), "{what}");
@@ -268,15 +254,7 @@ fn only_so_many_requests_are_open_at_a_time_and_the_others_get_their_turn() {
     bench.issue("n01", 1, HOUR);
     assert_eq!(bench.commands(), [install("n01", 1), request("n09", 9)]);
     bench.input(Input::Release(id("n02")));
-    assert_eq!(
-        bench.commands(),
-        [
-            Command::Cancel {
-                request: RequestId(2)
-            },
-            request("n10", 10)
-        ]
-    );
+    assert_eq!(bench.commands(), [Command::Cancel { request: RequestId(2) }, request("n10", 10)]);
 }
 
 #[test]
@@ -324,15 +302,8 @@ fn whatever_happens_a_machine_asks_no_identity_more_than_once_a_second_and_never
                     let not_before = bench.now.unix;
                     let life = HOUR.mul_f64(dice.random()) + SECOND;
                     let not_after = not_before + life;
-                    let validity = Validity {
-                        not_before,
-                        not_after,
-                    };
-                    Input::Issued {
-                        identity,
-                        request,
-                        validity,
-                    }
+                    let validity = Validity { not_before, not_after };
+                    Input::Issued { identity, request, validity }
                 };
                 bench.input(input);
             }
@@ -361,11 +332,7 @@ impl Bench {
             instant: Instant::now(),
             unix: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
         };
-        Self {
-            rotation: Rotation::new(seed, now),
-            now,
-            pending: Vec::new(),
-        }
+        Self { rotation: Rotation::new(seed, now), now, pending: Vec::new() }
     }
 
     fn input(&mut self, input: Input) {
@@ -376,18 +343,12 @@ impl Bench {
         self.input(Input::Issued {
             identity: id(name),
             request: RequestId(request),
-            validity: Validity {
-                not_before: self.now.unix,
-                not_after: self.now.unix + life,
-            },
+            validity: Validity { not_before: self.now.unix, not_after: self.now.unix + life },
         });
     }
 
     fn fail(&mut self, name: &str, request: u64) {
-        self.input(Input::Failed {
-            identity: id(name),
-            request: RequestId(request),
-        });
+        self.input(Input::Failed { identity: id(name), request: RequestId(request) });
     }
 
     /// Wants an identity and answers its request.
@@ -422,8 +383,7 @@ impl Bench {
         for _ in 0..100_000 {
             let (at, _why) = self.rotation.poll_timeout().expect("a deadline");
             self.step(at.saturating_duration_since(self.now.instant));
-            self.pending
-                .extend(std::iter::from_fn(|| self.rotation.poll_command()));
+            self.pending.extend(std::iter::from_fn(|| self.rotation.poll_command()));
             if !self.pending.is_empty() {
                 return self.now.instant - start;
             }
@@ -453,28 +413,17 @@ fn id(name: &str) -> SpiffeId {
 }
 
 fn request(name: &str, request: u64) -> Command {
-    Command::Request {
-        identity: id(name),
-        request: RequestId(request),
-    }
+    Command::Request { identity: id(name), request: RequestId(request) }
 }
 
 fn install(name: &str, request: u64) -> Command {
-    Command::Install {
-        identity: id(name),
-        request: RequestId(request),
-    }
+    Command::Install { identity: id(name), request: RequestId(request) }
 }
 
 fn discard(request: u64) -> Command {
-    Command::Discard {
-        request: RequestId(request),
-    }
+    Command::Discard { request: RequestId(request) }
 }
 
 fn dropped(name: &str, cause: DropCause) -> Command {
-    Command::Drop {
-        identity: id(name),
-        cause,
-    }
+    Command::Drop { identity: id(name), cause }
 }

@@ -83,10 +83,7 @@ impl Certificates {
     /// No certificates yet, and the task that gets them: spawn its [`Rotating::run`].
     #[must_use]
     pub fn new<S: Source>(source: S, lifetime: Duration, clock: Clock) -> (Self, Rotating<S>) {
-        let shared = Arc::new(Shared {
-            current: ArcSwap::default(),
-            statuses: ArcSwap::default(),
-        });
+        let shared = Arc::new(Shared { current: ArcSwap::default(), statuses: ArcSwap::default() });
         let (inputs, wishes) = mpsc::unbounded_channel();
         let (announce, changed) = watch::channel(());
         let rotating = Rotating {
@@ -100,11 +97,7 @@ impl Certificates {
             requests: Requests::default(),
             notes: BTreeMap::new(),
         };
-        let certificates = Self {
-            shared,
-            inputs,
-            changed,
-        };
+        let certificates = Self { shared, inputs, changed };
         (certificates, rotating)
     }
 
@@ -163,13 +156,8 @@ impl<'a> Wanted<'a> {
         identity: &'a SpiffeId,
         noted: oneshot::Sender<()>,
     ) -> Result<Self, Stopped> {
-        inputs
-            .send(Wish::Want(identity.clone(), noted))
-            .map_err(|_ended| Stopped)?;
-        Ok(Self {
-            inputs,
-            identity: Some(identity),
-        })
+        inputs.send(Wish::Want(identity.clone(), noted)).map_err(|_ended| Stopped)?;
+        Ok(Self { inputs, identity: Some(identity) })
     }
 
     fn keep(mut self) {
@@ -211,9 +199,7 @@ struct Requests {
 
 impl<S> std::fmt::Debug for Rotating<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rotating")
-            .field("rotation", &self.rotation)
-            .finish_non_exhaustive()
+        f.debug_struct("Rotating").field("rotation", &self.rotation).finish_non_exhaustive()
     }
 }
 
@@ -266,11 +252,7 @@ impl<S: Source> Rotating<S> {
             Some(Ok(svid)) => {
                 let validity = svid.validity;
                 self.requests.arrived.insert(request, svid);
-                self.input(Input::Issued {
-                    identity,
-                    request,
-                    validity,
-                });
+                self.input(Input::Issued { identity, request, validity });
             }
             Some(Err(error)) => {
                 self.note(&identity, error.as_label(), report(&error));
@@ -350,14 +332,7 @@ impl<S: Source> Rotating<S> {
         let current = self.shared.current.load_full();
         let mut statuses = Vec::new();
         for (identity, status) in self.rotation.statuses() {
-            let Status {
-                state,
-                validity,
-                renewals,
-                failures,
-                requesting,
-                next_attempt,
-            } = status;
+            let Status { state, validity, renewals, failures, requesting, next_attempt } = status;
             statuses.push(CertificateStatus {
                 identity: identity.clone(),
                 state,

@@ -94,15 +94,11 @@ async fn with_the_ca_away_the_certificate_stays_until_it_expires_and_comes_back_
 
     advance(Duration::from_secs(11 * 60)).await;
     assert!(bench.certificates.current(&id("a")).is_none());
-    bench
-        .until(|| bench.status("a").state == State::Expired)
-        .await;
+    bench.until(|| bench.status("a").state == State::Expired).await;
     assert!(bench.status("a").last_error.unwrap().since < now() + Duration::from_secs(51 * 60));
 
     *bench.source.otherwise.lock().unwrap() = Say::Issue;
-    bench
-        .until(|| bench.status("a").state == State::Valid)
-        .await;
+    bench.until(|| bench.status("a").state == State::Valid).await;
     assert!(bench.certificates.current(&id("a")).is_some());
     assert_eq!(bench.status("a").last_error, None);
 }
@@ -184,12 +180,7 @@ impl Bench {
         let (certificates, rotating) = Certificates::new(Arc::clone(&source), lifetime, clock);
         let (trigger, shutdown) = shutdown::channel();
         let task = tokio::spawn(rotating.run(shutdown));
-        Self {
-            certificates,
-            source,
-            trigger,
-            task,
-        }
+        Self { certificates, source, trigger, task }
     }
 
     fn asked(&self) -> u64 {

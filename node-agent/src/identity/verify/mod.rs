@@ -169,10 +169,7 @@ impl ClientCheck {
             // A list of roots would grow the handshake, and every client has one certificate only.
             .clear_root_hint_subjects()
             .build()?;
-        let names = Names {
-            trust_domain,
-            expected: None,
-        };
+        let names = Names { trust_domain, expected: None };
         Ok(Self { chain, names })
     }
 }
@@ -182,10 +179,7 @@ impl ServerCheck {
         Self {
             roots,
             algorithms: provider().signature_verification_algorithms,
-            names: Names {
-                trust_domain: domain,
-                expected: Some(expected),
-            },
+            names: Names { trust_domain: domain, expected: Some(expected) },
         }
     }
 }
@@ -201,9 +195,7 @@ impl ClientCertVerifier for ClientCheck {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
         self.names.check(end_entity)?;
         Ok(verified)
     }
@@ -223,8 +215,7 @@ impl ClientCertVerifier for ClientCheck {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain
-            .verify_tls13_signature(message, certificate, signature)
+        self.chain.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -20,11 +20,8 @@ fn two_peers_of_one_mesh_agree_on_post_quantum_tls_and_know_each_other() {
     let ended = handshake(config, server.unwrap().server_config());
     let (client, server) = (ended.client.unwrap(), ended.server.unwrap());
 
-    let expected = TlsInfo {
-        version: "TLSv1.3",
-        group: "X25519MLKEM768",
-        cipher: "TLS_AES_256_GCM_SHA384",
-    };
+    let expected =
+        TlsInfo { version: "TLSv1.3", group: "X25519MLKEM768", cipher: "TLS_AES_256_GCM_SHA384" };
     assert_eq!(tls_info(&client), Some(expected));
     assert_eq!(tls_info(&server), Some(expected));
     assert_eq!(client.alpn_protocol(), Some(ALPN));
@@ -117,19 +114,11 @@ fn a_peer_of_another_root_is_refused_by_whoever_does_not_trust_it() {
     let stranger = || other.peer(&id("client"), |_| {}).trusting(&mint);
     let server = mint.peer(&id("server"), |_| {});
     let ended = handshake(stranger().client(&id("server")), server.server());
-    ended.refused(
-        TlsFailure::UntrustedIssuer,
-        "server",
-        "client of another root",
-    );
+    ended.refused(TlsFailure::UntrustedIssuer, "server", "client of another root");
 
     let client = mint.peer(&id("client"), |_| {});
     let ended = handshake(client.client(&id("client")), stranger().server());
-    ended.refused(
-        TlsFailure::UntrustedIssuer,
-        "client",
-        "server of another root",
-    );
+    ended.refused(TlsFailure::UntrustedIssuer, "client", "server of another root");
 }
 
 #[test]
@@ -161,8 +150,7 @@ fn a_peer_without_post_quantum_key_exchange_gets_an_elliptic_curve() {
     let client = mint.peer(&id("client"), |_| {});
     let server = mint.peer(&id("server"), |_| {});
     let mut old = (*provider()).clone();
-    old.kx_groups
-        .retain(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
+    old.kx_groups.retain(|group| group.name() != rustls::NamedGroup::X25519MLKEM768);
     let resolver = rustls::sign::SingleCertAndKey::from(client.own());
     let mut config = expecting_server(&mint, old).with_client_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![ALPN.to_vec()];
@@ -221,30 +209,18 @@ fn an_answer_must_fit_key_identity_time_and_root() {
 
     let [mint, other] = [Mint::new(), Mint::new()];
     let (leaf, key) = mint.leaf(&id("a"), |_| {});
-    let chain = |roots: &Mint| Chain {
-        certificates: vec![leaf.clone()],
-        bundle: roots.bundle(),
-    };
+    let chain = |roots: &Mint| Chain { certificates: vec![leaf.clone()], bundle: roots.bundle() };
     let again = || rcgen::KeyPair::try_from(key.serialize_der()).unwrap();
     let check = |name, key, chain| Svid::check(&id(name), key, chain, &clock()).map(|_| ());
     assert_eq!(check("a", again(), chain(&mint)), Ok(()));
-    assert_eq!(
-        check("b", again(), chain(&mint)),
-        Err(BadAnswer::OtherIdentity)
-    );
-    assert_eq!(
-        check("a", again(), chain(&other)),
-        Err(BadAnswer::Untrusted)
-    );
+    assert_eq!(check("b", again(), chain(&mint)), Err(BadAnswer::OtherIdentity));
+    assert_eq!(check("a", again(), chain(&other)), Err(BadAnswer::Untrusted));
     let wrong = rcgen::KeyPair::generate().unwrap();
     assert_eq!(check("a", wrong, chain(&mint)), Err(BadAnswer::OtherKey));
     let late = crate::identity::Clock::new(|| now() + 2 * HOUR);
     let late = Svid::check(&id("a"), again(), chain(&mint), &late).map(|_| ());
     assert_eq!(late, Err(BadAnswer::NotValidNow));
-    let none = Chain {
-        certificates: Vec::new(),
-        bundle: mint.bundle(),
-    };
+    let none = Chain { certificates: Vec::new(), bundle: mint.bundle() };
     assert_eq!(check("a", again(), none), Err(BadAnswer::Malformed));
 }
 
@@ -253,10 +229,7 @@ fn nothing_prints_a_key() {
     let mint = Mint::new();
     let svid = mint.svid(&id("a"), HOUR, &clock()).unwrap();
     let printed = format!("{svid:?}");
-    assert!(
-        printed.contains("test/sa/a") && !printed.to_lowercase().contains("key"),
-        "{printed}"
-    );
+    assert!(printed.contains("test/sa/a") && !printed.to_lowercase().contains("key"), "{printed}");
 }
 
 struct Case {
@@ -266,11 +239,7 @@ struct Case {
 }
 
 fn cases() -> [Case; 7] {
-    let case = |what, failure, change| Case {
-        what,
-        failure,
-        change,
-    };
+    let case = |what, failure, change| Case { what, failure, change };
     [
         case("expired", TlsFailure::Expired, |params| {
             params.not_after = (now() - Duration::from_secs(1)).into();
@@ -291,14 +260,10 @@ fn cases() -> [Case; 7] {
             let text = "spiffe://cluster.local/other/form";
             params.subject_alt_names = vec![SanType::URI(text.try_into().unwrap())];
         }),
-        case(
-            "another trust domain",
-            TlsFailure::OtherTrustDomain,
-            |params| {
-                let text = "spiffe://other.example/ns/test/sa/server";
-                params.subject_alt_names = vec![SanType::URI(text.try_into().unwrap())];
-            },
-        ),
+        case("another trust domain", TlsFailure::OtherTrustDomain, |params| {
+            let text = "spiffe://other.example/ns/test/sa/server";
+            params.subject_alt_names = vec![SanType::URI(text.try_into().unwrap())];
+        }),
     ]
 }
 

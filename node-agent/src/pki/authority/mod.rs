@@ -124,14 +124,10 @@ impl Authority {
     /// [`PkiError`], naming the file.
     pub fn load(directory: &Path) -> Result<Self, PkiError> {
         let at = |name| directory.join(name);
-        let invalid = |name, problem| PkiError::Invalid {
-            origin: at(name).display().to_string(),
-            problem,
-        };
+        let invalid =
+            |name, problem| PkiError::Invalid { origin: at(name).display().to_string(), problem };
         let mut text = read_private(&at(CA_KEY))?;
-        let key = std::str::from_utf8(&text)
-            .ok()
-            .and_then(|pem| KeyPair::from_pem(pem).ok());
+        let key = std::str::from_utf8(&text).ok().and_then(|pem| KeyPair::from_pem(pem).ok());
         text.zeroize();
         let key = key.ok_or_else(|| invalid(CA_KEY, "is not a private key in PEM form"))?;
         let root_path = at(ROOT_CERT).display().to_string();
@@ -139,18 +135,13 @@ impl Authority {
 
         let ca_path = at(CA_CERT).display().to_string();
         let ca = read_certificates(&read(&at(CA_CERT))?, &ca_path)?;
-        let ca = ca
-            .first()
-            .ok_or_else(|| invalid(CA_CERT, "holds no certificate in PEM form"))?;
+        let ca = ca.first().ok_or_else(|| invalid(CA_CERT, "holds no certificate in PEM form"))?;
         let facts = Facts::read(ca).map_err(|_malformed| invalid(CA_CERT, "is not well-formed"))?;
         if !facts.is_ca {
             return Err(invalid(CA_CERT, "is not the certificate of a CA"));
         }
         if !certifies(ca, &key) {
-            return Err(invalid(
-                CA_KEY,
-                "is not the key of the certificate in ca-cert.pem",
-            ));
+            return Err(invalid(CA_KEY, "is not the key of the certificate in ca-cert.pem"));
         }
         Ok(Self {
             intermediates: intermediates(directory, ca, &roots)?,
@@ -204,10 +195,7 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Issued, PkiError> {
         let names = vec![SanType::URI(identity.to_string().try_into()?)];
-        let usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let end = now.checked_add(lifetime.min(MAX_LIFETIME));
         self.sign(csr.public_key(), names, usages, (now, end))
     }

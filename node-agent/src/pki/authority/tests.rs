@@ -31,20 +31,14 @@ fn a_directory_or_key_that_others_can_use_is_refused() {
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(&directory.0, open).unwrap();
     let error = init(&directory.0, &domain(), now()).unwrap_err();
-    assert!(
-        matches!(error, PkiError::Exposed { mode: 0o755, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, PkiError::Exposed { mode: 0o755, .. }), "{error}");
 
     fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o700)).unwrap();
     init(&directory.0, &domain(), now()).unwrap();
     let key = directory.0.join(CA_KEY);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
     let error = Authority::load(&directory.0).unwrap_err();
-    assert!(
-        matches!(error, PkiError::Exposed { mode: 0o640, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, PkiError::Exposed { mode: 0o640, .. }), "{error}");
 }
 
 #[test]
@@ -121,11 +115,7 @@ fn nothing_outlives_the_issuer() {
 
 #[test]
 fn a_server_certificate_has_the_names_given_and_no_identity() {
-    let names = [
-        "adit-ca".to_owned(),
-        "10.0.0.1".to_owned(),
-        "::1".to_owned(),
-    ];
+    let names = ["adit-ca".to_owned(), "10.0.0.1".to_owned(), "::1".to_owned()];
     let (_key, issued) = authority().issue_server(&names, now()).unwrap();
     let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
     let names = leaf.subject_alternative_name().unwrap().unwrap();
@@ -153,11 +143,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Self {
-        let name = format!(
-            "adit-pki-{}-{:x}",
-            std::process::id(),
-            rand::random::<u64>()
-        );
+        let name = format!("adit-pki-{}-{:x}", std::process::id(), rand::random::<u64>());
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
