@@ -1,11 +1,14 @@
 //! Where an outbound flow goes: [`plan`].
 
-use std::net::SocketAddr;
+mod endpoint;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::enrolment;
 use crate::flow::PlaintextReason;
 use crate::identity::SpiffeId;
+use crate::route::endpoint::Caller;
 use crate::workload::{ObjectName, Workload};
 use crate::world::World;
 
@@ -69,11 +72,39 @@ impl Refused {
     }
 }
 
-/// Where a connection to `dialled` goes. `random` chooses among endpoints.
+/// A connection that a pod opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Query {
+    /// Where the application connects to.
+    pub dialled: SocketAddr,
+    /// The pod's own address that the connection comes from: session affinity holds by it.
+    pub source: IpAddr,
+    /// Chooses among endpoints.
+    pub random: u64,
+}
+
+/// Where a connection goes. A service's virtual address leads to one of its ready endpoints, which
+/// may be the calling pod itself; every other address leads to itself.
 #[must_use]
-pub fn plan(world: &World, dialled: SocketAddr, random: u64) -> Plan {
-    let _ = random;
-    to_pod_or_outside(world, dialled, None)
+pub fn plan(world: &World, query: &Query) -> Plan {
+    // `::ffff:10.0.0.1` on an IPv6 socket is the IPv4 address (RFC 4291, section 2.5.5.2).
+    let dialled = SocketAddr::new(query.dialled.ip().to_canonical(), query.dialled.port());
+    let Some(service) = world.service_at(dialled.ip()) else {
+        return to_pod_or_outside(world, dialled, None);
+    };
+    let mut ports = service.ports.iter();
+    let Some(port) = ports.find(|port| port.port == dialled.port()) else {
+        return Plan::Refuse(Refused::NoSuchPort);
+    };
+    let caller = Caller {
+        source: query.source.to_canonical(),
+        random: query.random,
+    };
+    let endpoints = world.endpoints(&service.name);
+    match endpoint::choose(service, port, endpoints, dialled.is_ipv6(), caller) {
+        Some(endpoint) => to_pod_or_outside(world, endpoint, Some(service.name.clone())),
+        None => Plan::Refuse(Refused::NoReadyEndpoint),
+    }
 }
 
 fn to_pod_or_outside(world: &World, destination: SocketAddr, service: Option<ObjectName>) -> Plan {
@@ -107,3 +138,6 @@ fn to_pod_or_outside(world: &World, destination: SocketAddr, service: Option<Obj
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
