@@ -42,6 +42,8 @@ pub enum PlaintextReason {
     UnknownDestination,
     /// The destination is a pod that is not enrolled.
     DestinationNotEnrolled(NotEnrolled),
+    /// The destination is the calling pod itself, reached through a service.
+    SamePod,
     /// The source is a pod that is not enrolled (inbound).
     SourceNotEnrolled(NotEnrolled),
     /// The source is no pod that discovery knows (inbound).
@@ -227,6 +229,7 @@ impl PlaintextReason {
                 NotEnrolled::HostNetwork => "source_host_network",
                 NotEnrolled::Finished => "source_finished",
             },
+            Self::SamePod => "same_pod",
             Self::UnknownSource => "unknown_source",
             Self::SourceBypassed => "source_bypassed",
         }

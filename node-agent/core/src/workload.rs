@@ -121,7 +121,7 @@ pub struct ServicePort {
 pub enum Affinity {
     /// Anywhere.
     None,
-    /// To the endpoint they went to last, while they come within this time.
+    /// To the endpoint they went to last, at least while they come within this time.
     ClientIp(Duration),
 }
 

@@ -1,5 +1,8 @@
 //! An immutable snapshot of everything discovery knows. A change makes a new snapshot and says what
 //! it touched; readers keep the one they loaded.
+//!
+//! Each table stands behind its own reference count: a new snapshot shares the tables that a change
+//! leaves alone and copies the pointers of the others, once for a whole batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -9,15 +12,16 @@ use crate::workload::{
     Endpoint, Namespace, NodeName, ObjectName, Phase, PodUid, Service, Workload,
 };
 
-/// The snapshot. Cloning it copies reference-counted pointers only.
+/// The snapshot. Cloning it costs six reference counts.
 #[derive(Debug, Clone, Default)]
 pub struct World {
-    namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
-    workloads: BTreeMap<PodUid, Arc<Workload>>,
-    services: BTreeMap<ObjectName, Arc<Service>>,
-    endpoints: BTreeMap<ObjectName, Arc<[Endpoint]>>,
-    by_address: HashMap<IpAddr, Vec<Arc<Workload>>>,
-    by_vip: HashMap<IpAddr, Arc<Service>>,
+    namespaces: Arc<BTreeMap<Arc<str>, Arc<Namespace>>>,
+    workloads: Arc<BTreeMap<PodUid, Arc<Workload>>>,
+    services: Arc<BTreeMap<ObjectName, Arc<Service>>>,
+    endpoints: Arc<BTreeMap<ObjectName, Arc<[Endpoint]>>>,
+    /// Who claims an address, in the order in which the claims were learned.
+    by_address: Arc<HashMap<IpAddr, Vec<Arc<Workload>>>>,
+    by_vip: Arc<HashMap<IpAddr, Arc<Service>>>,
 }
 
 /// One change to the world, from a discovery source.
@@ -57,109 +61,149 @@ impl World {
     pub fn apply(&self, deltas: impl IntoIterator<Item = Delta>) -> (Self, Changes) {
         let mut world = self.clone();
         let mut changes = Changes::default();
+        let mut vips_changed = false;
         for delta in deltas {
-            world.apply_one(delta, &mut changes);
+            match delta {
+                Delta::Namespace(namespace) => world.put_namespace(namespace, &mut changes),
+                Delta::NamespaceGone(name) => {
+                    if world.namespaces.contains_key(&name) {
+                        Arc::make_mut(&mut world.namespaces).remove(&name);
+                        changes.namespaces.insert(name);
+                    }
+                }
+                Delta::Workload(workload) => world.put_workload(workload, &mut changes),
+                Delta::WorkloadGone(uid) => world.remove_workload(uid, &mut changes),
+                Delta::Service(service) => {
+                    vips_changed |= world.put_service(service, &mut changes);
+                }
+                Delta::ServiceGone(name) => {
+                    vips_changed |= world.remove_service(name, &mut changes);
+                }
+                Delta::Endpoints(name, endpoints) => {
+                    world.put_endpoints(name, endpoints, &mut changes);
+                }
+            }
+        }
+        // Both walk a whole table, so they come once for the batch.
+        if vips_changed {
+            world.index_vips();
+        }
+        if !changes.namespaces.is_empty() {
+            world.touch_pods_of_changed_namespaces(&mut changes);
         }
         (world, changes)
     }
 
-    fn apply_one(&mut self, delta: Delta, changes: &mut Changes) {
-        match delta {
-            Delta::Namespace(namespace) => {
-                let name = Arc::clone(&namespace.name);
-                if self.namespaces.get(&name).is_some_and(|old| **old == namespace) {
-                    return;
-                }
-                self.namespaces.insert(Arc::clone(&name), Arc::new(namespace));
-                self.touch_namespace(name, changes);
-            }
-            Delta::NamespaceGone(name) => {
-                if self.namespaces.remove(&name).is_some() {
-                    self.touch_namespace(name, changes);
-                }
-            }
-            Delta::Workload(workload) => {
-                let uid = workload.uid.clone();
-                if self.workloads.get(&uid).is_some_and(|old| **old == workload) {
-                    return;
-                }
-                self.forget_addresses(&uid);
-                let workload = Arc::new(workload);
-                self.learn_addresses(&workload);
-                self.workloads.insert(uid.clone(), workload);
-                changes.workloads.insert(uid);
-            }
-            Delta::WorkloadGone(uid) => {
-                self.forget_addresses(&uid);
-                if self.workloads.remove(&uid).is_some() {
-                    changes.workloads.insert(uid);
-                }
-            }
-            Delta::Service(service) => {
-                let name = service.name.clone();
-                if self.services.get(&name).is_some_and(|old| **old == service) {
-                    return;
-                }
-                let service = Arc::new(service);
-                self.services.insert(name.clone(), service);
-                self.index_vips();
-                changes.services.insert(name);
-            }
-            Delta::ServiceGone(name) => {
-                self.endpoints.remove(&name);
-                if self.services.remove(&name).is_some() {
-                    self.index_vips();
-                    changes.services.insert(name);
-                }
-            }
-            Delta::Endpoints(name, endpoints) => {
-                if self.endpoints(&name) == endpoints {
-                    return;
-                }
-                self.endpoints.insert(name.clone(), Arc::from(endpoints));
-                changes.services.insert(name);
-            }
+    fn put_namespace(&mut self, namespace: Namespace, changes: &mut Changes) {
+        if self.namespace(&namespace.name).map(|old| &**old) == Some(&namespace) {
+            return;
         }
-    }
-
-    fn touch_namespace(&self, name: Arc<str>, changes: &mut Changes) {
-        let pods = self.workloads.values().filter(|pod| pod.name.namespace == name);
-        changes.workloads.extend(pods.map(|pod| pod.uid.clone()));
+        let name = Arc::clone(&namespace.name);
+        let namespaces = Arc::make_mut(&mut self.namespaces);
+        namespaces.insert(Arc::clone(&name), Arc::new(namespace));
         changes.namespaces.insert(name);
     }
 
-    fn learn_addresses(&mut self, workload: &Arc<Workload>) {
-        if workload.phase == Phase::Finished {
+    fn put_workload(&mut self, workload: Workload, changes: &mut Changes) {
+        let old = self.workload(&workload.uid).map(Arc::clone);
+        if old.as_deref() == Some(&workload) {
             return;
         }
-        for address in &workload.addresses {
-            self.by_address.entry(*address).or_default().push(Arc::clone(workload));
+        let uid = workload.uid.clone();
+        let workload = Arc::new(workload);
+        self.move_claims(old.as_ref(), Some(&workload));
+        Arc::make_mut(&mut self.workloads).insert(uid.clone(), workload);
+        changes.workloads.insert(uid);
+    }
+
+    fn remove_workload(&mut self, uid: PodUid, changes: &mut Changes) {
+        let Some(old) = self.workload(&uid).map(Arc::clone) else {
+            return;
+        };
+        self.move_claims(Some(&old), None);
+        Arc::make_mut(&mut self.workloads).remove(&uid);
+        changes.workloads.insert(uid);
+    }
+
+    /// Whether the index of virtual addresses is out of date.
+    fn put_service(&mut self, service: Service, changes: &mut Changes) -> bool {
+        if self.service(&service.name).map(|old| &**old) == Some(&service) {
+            return false;
+        }
+        let name = service.name.clone();
+        Arc::make_mut(&mut self.services).insert(name.clone(), Arc::new(service));
+        changes.services.insert(name);
+        true
+    }
+
+    /// Whether the index of virtual addresses is out of date.
+    fn remove_service(&mut self, name: ObjectName, changes: &mut Changes) -> bool {
+        if self.endpoints.contains_key(&name) {
+            Arc::make_mut(&mut self.endpoints).remove(&name);
+        }
+        if !self.services.contains_key(&name) {
+            return false;
+        }
+        Arc::make_mut(&mut self.services).remove(&name);
+        changes.services.insert(name);
+        true
+    }
+
+    fn put_endpoints(&mut self, name: ObjectName, new: Vec<Endpoint>, changes: &mut Changes) {
+        if self.endpoints(&name) == new {
+            return;
+        }
+        Arc::make_mut(&mut self.endpoints).insert(name.clone(), Arc::from(new));
+        changes.services.insert(name);
+    }
+
+    fn touch_pods_of_changed_namespaces(&self, changes: &mut Changes) {
+        for pod in self.workloads.values() {
+            if changes.namespaces.contains(&pod.name.namespace) {
+                changes.workloads.insert(pod.uid.clone());
+            }
         }
     }
 
-    fn forget_addresses(&mut self, uid: &PodUid) {
-        let Some(old) = self.workloads.get(uid) else {
-            return;
-        };
-        for address in &old.addresses {
-            let Some(owners) = self.by_address.get_mut(address) else {
+    /// Moves the claims to addresses from a pod's old version to its new one. A claim that both
+    /// have keeps its place: a pod that is only relabelled must not win back an address that a
+    /// newer pod has taken over.
+    fn move_claims(&mut self, old: Option<&Arc<Workload>>, new: Option<&Arc<Workload>>) {
+        let by_address = Arc::make_mut(&mut self.by_address);
+        for address in old.map_or(&[][..], |pod| claims(pod)) {
+            let Some(owners) = by_address.get_mut(address) else {
                 continue;
             };
-            owners.retain(|owner| owner.uid != *uid);
+            let keeps = new.filter(|pod| claims(pod).contains(address));
+            if let Some(new) = keeps {
+                for owner in owners.iter_mut().filter(|owner| owner.uid == new.uid) {
+                    *owner = Arc::clone(new);
+                }
+                continue;
+            }
+            owners.retain(|owner| old.is_none_or(|old| owner.uid != old.uid));
             if owners.is_empty() {
-                self.by_address.remove(address);
+                by_address.remove(address);
+            }
+        }
+        let Some(new) = new else { return };
+        for address in claims(new) {
+            let owners = by_address.entry(*address).or_default();
+            if !owners.iter().any(|owner| owner.uid == new.uid) {
+                owners.push(Arc::clone(new));
             }
         }
     }
 
     /// Services change rarely; in name order the first claimant of an address keeps it.
     fn index_vips(&mut self) {
-        self.by_vip.clear();
+        let mut by_vip = HashMap::new();
         for service in self.services.values() {
             for vip in &service.vips {
-                self.by_vip.entry(*vip).or_insert_with(|| Arc::clone(service));
+                by_vip.entry(*vip).or_insert_with(|| Arc::clone(service));
             }
         }
+        self.by_vip = Arc::new(by_vip);
     }
 
     /// The namespace of this name.
@@ -175,15 +219,13 @@ impl World {
     }
 
     /// The pod that owns this address now. Where an address was reused before its last owner was
-    /// seen to finish, the pod that was learned last.
+    /// seen to finish, the pod that was learned last. A node's address belongs to all pods that
+    /// share the node's network; any one of them stands for it, and never for a pod of its own.
     #[must_use]
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.by_address
-            .get(&address)?
-            .iter()
-            .rev()
-            .find(|pod| !pod.host_network)
-            .or_else(|| self.by_address.get(&address)?.last())
+        let owners = self.by_address.get(&address)?;
+        let own = owners.iter().rev().find(|pod| !pod.host_network);
+        own.or_else(|| owners.last())
     }
 
     /// The service with this virtual address.
@@ -227,3 +269,14 @@ impl World {
         self.services.values()
     }
 }
+
+/// The addresses that are a pod's own: none once it has finished.
+fn claims(pod: &Workload) -> &[IpAddr] {
+    match pod.phase {
+        Phase::Active => &pod.addresses,
+        Phase::Finished => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests;

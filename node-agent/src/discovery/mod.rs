@@ -1,16 +1,27 @@
 //! The world as the agent knows it: sources feed it, everybody reads snapshots of it.
 
+pub mod manifests;
+pub mod translate;
+
 use std::sync::Arc;
 
 use adit_core::world::{Changes, Delta, World};
 use arc_swap::ArcSwap;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// The current world. Cheap to clone; loading a snapshot takes no lock.
 #[derive(Debug, Clone)]
 pub struct Worlds {
     current: Arc<ArcSwap<World>>,
     changes: broadcast::Sender<Arc<Changes>>,
+    synced: watch::Sender<bool>,
+}
+
+/// Where the world comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The directory of manifests.
+    pub manifests: manifests::Settings,
 }
 
 impl Worlds {
@@ -18,7 +29,7 @@ impl Worlds {
     #[must_use]
     pub fn new() -> Self {
         let (changes, _) = broadcast::channel(64);
-        Self { current: Arc::default(), changes }
+        Self { current: Arc::default(), changes, synced: watch::Sender::new(false) }
     }
 
     /// The world now.
@@ -41,6 +52,18 @@ impl Worlds {
         }
         self.current.store(Arc::new(world));
         let _receivers = self.changes.send(Arc::new(changes));
+    }
+
+    /// Whether the source has listed everything once. Until then a pod that is not in the world may
+    /// exist all the same, and nothing may be withdrawn on the grounds that it is missing.
+    #[must_use]
+    pub fn synced(&self) -> watch::Receiver<bool> {
+        self.synced.subscribe()
+    }
+
+    /// Says that everything has been listed once. Called by the source after that publish.
+    pub fn mark_synced(&self) {
+        self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
     }
 }
 

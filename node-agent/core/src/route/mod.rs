@@ -1,11 +1,14 @@
 //! Where an outbound flow goes: [`plan`].
 
+mod endpoint;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::enrolment;
 use crate::flow::PlaintextReason;
 use crate::identity::SpiffeId;
+use crate::route::endpoint::Caller;
 use crate::workload::{ObjectName, Workload};
 use crate::world::World;
 
@@ -69,28 +72,54 @@ impl Refused {
     }
 }
 
-/// What is asked of [`plan`].
-#[derive(Debug, Clone, Copy)]
-pub struct Query<'a> {
-    /// Where the pod wanted to connect to.
+/// A connection that a pod opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Query {
+    /// Where the application connects to.
     pub dialled: SocketAddr,
-    /// The calling pod's own addresses.
-    pub source: &'a [IpAddr],
+    /// The pod's own address that the connection comes from: session affinity holds by it.
+    pub source: IpAddr,
     /// Chooses among endpoints.
     pub random: u64,
 }
 
-/// Where a connection goes.
+/// Where a connection goes. A service's virtual address leads to one of its ready endpoints, which
+/// may be the calling pod itself; every other address leads to itself.
 #[must_use]
-pub fn plan(world: &World, query: &Query<'_>) -> Plan {
-    to_pod_or_outside(world, query.dialled, None)
+pub fn plan(world: &World, query: &Query) -> Plan {
+    // `::ffff:10.0.0.1` on an IPv6 socket is the IPv4 address (RFC 4291, section 2.5.5.2).
+    let dialled = SocketAddr::new(query.dialled.ip().to_canonical(), query.dialled.port());
+    let Some(service) = world.service_at(dialled.ip()) else {
+        return to_pod_or_outside(world, query, dialled, None);
+    };
+    let mut ports = service.ports.iter();
+    let Some(port) = ports.find(|port| port.port == dialled.port()) else {
+        return Plan::Refuse(Refused::NoSuchPort);
+    };
+    let caller = Caller { source: query.source.to_canonical(), random: query.random };
+    let endpoints = world.endpoints(&service.name);
+    match endpoint::choose(service, port, endpoints, dialled.is_ipv6(), caller) {
+        Some(endpoint) => to_pod_or_outside(world, query, endpoint, Some(service.name.clone())),
+        None => Plan::Refuse(Refused::NoReadyEndpoint),
+    }
 }
 
-fn to_pod_or_outside(world: &World, destination: SocketAddr, service: Option<ObjectName>) -> Plan {
+fn to_pod_or_outside(
+    world: &World,
+    query: &Query,
+    destination: SocketAddr,
+    service: Option<ObjectName>,
+) -> Plan {
     let Some(workload) = world.workload_at(destination.ip()).map(Arc::clone) else {
         let reason = PlaintextReason::UnknownDestination;
         return Plan::Plaintext(Direct { destination, reason, workload: None, service });
     };
+    if workload.addresses.contains(&query.source.to_canonical()) {
+        // Back to the pod itself: no wire to protect, and no tunnel could be dialled, because what
+        // a pod sends to its own address is never taken for inbound.
+        let (reason, workload) = (PlaintextReason::SamePod, Some(workload));
+        return Plan::Plaintext(Direct { destination, reason, workload, service });
+    }
     match enrolment::select(world, &workload) {
         Ok(()) => {
             let identity = workload.identity.clone();
@@ -102,3 +131,6 @@ fn to_pod_or_outside(world: &World, destination: SocketAddr, service: Option<Obj
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Which endpoint of a service a connection goes to.
+//!
+//! Without affinity, any ready one, as the given random number says.
+//!
+//! With `sessionAffinity: ClientIP`, the one that ranks highest for this client by rendezvous
+//! hashing (Thaler and Ravishankar, 1998): every (client, service, port, endpoint) has a fixed
+//! weight, and the heaviest ready endpoint wins. kube-proxy keeps a table instead. The hash needs
+//! no memory: workers share nothing and agree all the same, an agent that restarts or upgrades
+//! sends a client where it went before, and no client can fill a table. An endpoint that goes moves
+//! its own clients only, and they come back with it. The price: where a table holds a client until
+//! the time-out, one new endpoint among n takes over one client in n + 1 at once. The time-out
+//! itself needs no clock: an affinity that never lapses is one that lasts at least as long.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::workload::{Affinity, Endpoint, Service, ServicePort};
+
+/// Who asks, and with which random number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    /// The client's address.
+    pub(super) source: IpAddr,
+    /// Chooses where there is no affinity.
+    pub(super) random: u64,
+}
+
+/// A ready endpoint for one port of a service, of the address family that was dialled (a service's
+/// address of one family stands for its endpoints of that family).
+pub(super) fn choose(
+    service: &Service,
+    port: &ServicePort,
+    endpoints: &[Endpoint],
+    ipv6: bool,
+    caller: Caller,
+) -> Option<SocketAddr> {
+    let ready = || {
+        let usable =
+            move |endpoint: &&Endpoint| endpoint.ready && endpoint.address.is_ipv6() == ipv6;
+        endpoints.iter().filter(usable).filter_map(|endpoint| {
+            let number = endpoint.ports.get(&port.name)?;
+            Some(SocketAddr::new(endpoint.address, *number))
+        })
+    };
+    match service.affinity {
+        Affinity::ClientIp(_) => {
+            let seed = seed(service, port, caller.source);
+            ready().max_by_key(|endpoint| (weight(seed, *endpoint), *endpoint))
+        }
+        Affinity::None => {
+            let count = u64::try_from(ready().count()).ok()?;
+            let nth = caller.random.checked_rem(count)?;
+            ready().nth(usize::try_from(nth).ok()?)
+        }
+    }
+}
+
+fn seed(service: &Service, port: &ServicePort, client: IpAddr) -> u64 {
+    let hash = fnv(FNV_OFFSET, service.name.namespace.as_bytes());
+    let hash = fnv(hash, b"/");
+    let hash = fnv(hash, service.name.name.as_bytes());
+    let hash = fnv(hash, &port.port.to_be_bytes());
+    hash_address(hash, client)
+}
+
+fn weight(seed: u64, endpoint: SocketAddr) -> u64 {
+    let hash = hash_address(seed, endpoint.ip());
+    mix(fnv(hash, &endpoint.port().to_be_bytes()))
+}
+
+fn hash_address(hash: u64, address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(v4) => fnv(hash, &v4.octets()),
+        IpAddr::V6(v6) => fnv(hash, &v6.octets()),
+    }
+}
+
+// FNV-1a is the hash because its result is the same in every release of adit on every machine;
+// the standard library's hasher promises neither.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
+}
+
+/// SplitMix64's finalizer: FNV alone leaves the high bits of neighbouring addresses alike, and the
+/// highest weight would go to the same endpoint for most clients.
+fn mix(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}

@@ -1,0 +1,311 @@
+//! Where connections go. The world: the service `shop/web` with two ports and endpoints of both
+//! families, an enrolled namespace `shop`, another one that is not, and an external endpoint.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::identity::TrustDomain;
+use crate::workload::{
+    Affinity, Endpoint, MeshMode, Namespace, Owner, Phase, PodUid, Service, ServicePort,
+};
+use crate::world::Delta;
+
+#[test]
+fn every_destination_has_one_plan() {
+    let cases = [
+        ("10.96.0.1:80", "tunnel to 10.0.0.1:8080 for shop/web"),
+        ("10.96.0.1:9090", "tunnel to 10.0.0.1:9191 for shop/web"),
+        ("[fd00:96::1]:80", "tunnel to [fd00::1]:8080 for shop/web"),
+        ("[::ffff:10.96.0.1]:80", "tunnel to 10.0.0.1:8080 for shop/web"),
+        ("10.96.0.1:81", "refused: no_such_service_port"),
+        ("10.96.0.1:8080", "refused: no_such_service_port"),
+        ("10.96.0.2:80", "refused: no_ready_endpoint"),
+        ("10.96.0.3:80", "refused: no_ready_endpoint"),
+        ("10.96.0.4:80", "refused: no_ready_endpoint"),
+        ("10.96.0.5:80", "plaintext to 192.0.2.7:443 for shop/external: unknown_destination"),
+        (
+            "10.96.0.6:80",
+            "plaintext to 10.0.9.1:80 for bare/db: destination_namespace_not_labelled",
+        ),
+        ("10.0.0.1:8080", "tunnel to 10.0.0.1:8080"),
+        ("10.0.0.1:1", "tunnel to 10.0.0.1:1"),
+        ("[::ffff:10.0.0.1]:5", "tunnel to 10.0.0.1:5"),
+        ("[fd00::1]:8080", "tunnel to [fd00::1]:8080"),
+        ("10.0.0.2:80", "plaintext to 10.0.0.2:80: destination_opted_out"),
+        ("10.0.0.3:80", "plaintext to 10.0.0.3:80: destination_host_network"),
+        ("10.0.9.1:80", "plaintext to 10.0.9.1:80: destination_namespace_not_labelled"),
+        ("10.0.0.99:80", "plaintext to 10.0.0.99:80: unknown_destination"),
+        ("192.0.2.7:443", "plaintext to 192.0.2.7:443: unknown_destination"),
+        ("[2001:db8::1]:443", "plaintext to [2001:db8::1]:443: unknown_destination"),
+    ];
+    let world = shop();
+    for (dialled, expected) in cases {
+        let plan = plan(&world, &query(dialled, "10.0.0.9", 0));
+        assert_eq!(described(&plan), expected, "{dialled}");
+    }
+}
+
+#[test]
+fn a_tunnel_expects_the_identity_of_the_pod_behind_the_endpoint() {
+    let Plan::Tunnel(hop) = plan(&shop(), &query("10.96.0.1:80", "10.0.0.9", 0)) else {
+        panic!("no tunnel");
+    };
+    assert_eq!(hop.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!(hop.workload.uid.as_str(), "web-1");
+}
+
+#[test]
+fn a_pod_that_is_its_services_endpoint_reaches_itself_without_a_tunnel() {
+    let plan = plan(&shop(), &query("10.96.0.1:80", "10.0.0.1", 0));
+    assert_eq!(described(&plan), "plaintext to 10.0.0.1:8080 for shop/web: same_pod");
+}
+
+#[test]
+fn without_affinity_connections_spread_over_the_ready_endpoints_evenly() {
+    let world = farm(Affinity::None, &[(1, true), (2, false), (3, true), (4, true)]);
+    let mut hits = BTreeMap::new();
+    for random in 0..300 {
+        let plan = plan(&world, &query("10.96.0.1:80", "10.0.0.9", random));
+        *hits.entry(chosen(&plan)).or_insert(0) += 1;
+    }
+    assert_eq!(hits, BTreeMap::from([(1, 100), (3, 100), (4, 100)]));
+}
+
+#[test]
+fn an_endpoint_without_the_dialled_port_is_not_chosen() {
+    let (world, _) = farm(Affinity::None, &[(1, true)]).apply([Delta::Endpoints(
+        ObjectName::new("shop", "web"),
+        vec![
+            endpoint("10.1.0.1", &[("metrics", 9)], true),
+            endpoint("10.1.0.2", &[("http", 8)], true),
+        ],
+    )]);
+    for random in 0..8 {
+        let plan = plan(&world, &query("10.96.0.1:80", "10.0.0.9", random));
+        assert_eq!(chosen(&plan), 2);
+    }
+}
+
+#[test]
+fn one_clients_connections_all_go_to_the_same_endpoint_when_the_service_asks_for_it() {
+    let world = farm(CLIENT_IP, &[(1, true), (2, true), (3, true), (4, true)]);
+    for client in clients() {
+        let first = chosen(&plan(&world, &query("10.96.0.1:80", &client, 0)));
+        for random in 1..20 {
+            let plan = plan(&world, &query("10.96.0.1:80", &client, random));
+            assert_eq!(chosen(&plan), first, "{client}");
+        }
+    }
+}
+
+#[test]
+fn affinity_holds_for_an_ipv4_client_on_an_ipv6_socket() {
+    let world = farm(CLIENT_IP, &[(1, true), (2, true), (3, true), (4, true)]);
+    for client in clients() {
+        let plain = plan(&world, &query("10.96.0.1:80", &client, 0));
+        let mapped = query("[::ffff:10.96.0.1]:80", &format!("::ffff:{client}"), 0);
+        assert_eq!(plan(&world, &mapped), plain);
+    }
+}
+
+#[test]
+fn affinity_still_spreads_clients() {
+    let world = farm(CLIENT_IP, &[(1, true), (2, true), (3, true), (4, true)]);
+    let mut hits = BTreeMap::new();
+    for client in clients() {
+        let plan = plan(&world, &query("10.96.0.1:80", &client, 0));
+        *hits.entry(chosen(&plan)).or_insert(0) += 1;
+    }
+    assert_eq!(hits.len(), 4);
+    for (endpoint, clients) in hits {
+        assert!((150..350).contains(&clients), "{endpoint}: {clients} of 1000");
+    }
+}
+
+#[test]
+fn an_endpoint_that_goes_away_moves_only_its_own_clients_and_they_come_back_with_it() {
+    let all = farm(CLIENT_IP, &[(1, true), (2, true), (3, true), (4, true)]);
+    let without = farm(CLIENT_IP, &[(1, true), (2, false), (3, true), (4, true)]);
+    for client in clients() {
+        let query = query("10.96.0.1:80", &client, 0);
+        let before = chosen(&plan(&all, &query));
+        let after = chosen(&plan(&without, &query));
+        assert_ne!(after, 2, "{client}");
+        assert!(before == 2 || before == after, "{client}");
+    }
+}
+
+#[test]
+fn a_new_endpoint_takes_over_its_share_of_the_clients_and_moves_no_other() {
+    let before = farm(CLIENT_IP, &[(1, true), (2, true), (3, true)]);
+    let after = farm(CLIENT_IP, &[(1, true), (2, true), (3, true), (4, true)]);
+    let mut moved = 0;
+    for client in clients() {
+        let query = query("10.96.0.1:80", &client, 0);
+        let (from, to) = (chosen(&plan(&before, &query)), chosen(&plan(&after, &query)));
+        assert!(from == to || to == 4, "{client}");
+        moved += i32::from(from != to);
+    }
+    assert!((150..350).contains(&moved), "{moved} of 1000");
+}
+
+#[test]
+fn the_affinity_of_a_client_is_the_same_in_every_release() {
+    let world = farm(CLIENT_IP, &[(1, true), (2, true), (3, true), (4, true)]);
+    let choice = |n: &u8| {
+        let client = format!("10.0.0.{n}");
+        chosen(&plan(&world, &query("10.96.0.1:80", &client, 0)))
+    };
+    let choices: Vec<u8> = (1..=12).collect::<Vec<u8>>().iter().map(choice).collect();
+    assert_eq!(choices, RELEASED_CHOICES);
+}
+
+/// Changing these breaks the affinity of every client of an upgraded node for once.
+const RELEASED_CHOICES: [u8; 12] = [3, 3, 2, 2, 4, 1, 4, 4, 2, 4, 2, 1];
+
+const CLIENT_IP: Affinity = Affinity::ClientIp(Duration::from_secs(10_800));
+
+fn clients() -> impl Iterator<Item = String> {
+    (0..1000).map(|n| format!("10.0.{}.{}", n / 250, n % 250))
+}
+
+fn query(dialled: &str, source: &str, random: u64) -> Query {
+    Query { dialled: dialled.parse().unwrap(), source: source.parse().unwrap(), random }
+}
+
+/// The last byte of the chosen endpoint's address.
+#[track_caller]
+fn chosen(plan: &Plan) -> u8 {
+    let Plan::Plaintext(direct) = plan else {
+        panic!("{plan:?}");
+    };
+    let IpAddr::V4(address) = direct.destination.ip() else {
+        panic!("{plan:?}");
+    };
+    address.octets()[3]
+}
+
+fn described(plan: &Plan) -> String {
+    let service = |service: &Option<ObjectName>| {
+        let name = service.as_ref();
+        name.map_or_else(String::new, |name| format!(" for {name}"))
+    };
+    match plan {
+        Plan::Tunnel(hop) => format!("tunnel to {}{}", hop.destination, service(&hop.service)),
+        Plan::Plaintext(direct) => {
+            let known = direct.workload.is_some();
+            let unknown = direct.reason == PlaintextReason::UnknownDestination;
+            assert_ne!(known, unknown, "{direct:?}");
+            format!(
+                "plaintext to {}{}: {}",
+                direct.destination,
+                service(&direct.service),
+                direct.reason.as_label()
+            )
+        }
+        Plan::Refuse(why) => format!("refused: {}", why.as_label()),
+    }
+}
+
+/// A service of endpoints that are no pods, with these last bytes and readiness.
+fn farm(affinity: Affinity, endpoints: &[(u8, bool)]) -> World {
+    let endpoints = endpoints
+        .iter()
+        .map(|(n, ready)| endpoint(&format!("10.1.0.{n}"), &[("http", 8080)], *ready));
+    let deltas = [
+        service("shop", "web", &["10.96.0.1"], &[("http", 80)], affinity),
+        Delta::Endpoints(ObjectName::new("shop", "web"), endpoints.collect()),
+    ];
+    World::default().apply(deltas).0
+}
+
+fn shop() -> World {
+    let mut deltas = vec![
+        namespace("shop", MeshMode::Ambient),
+        namespace("bare", MeshMode::Unset),
+        pod("shop", "web-1", &["10.0.0.1", "fd00::1"], |_| ()),
+        pod("shop", "out", &["10.0.0.2"], |pod| pod.mode = MeshMode::None),
+        pod("shop", "host", &["10.0.0.3"], |pod| pod.host_network = true),
+        pod("bare", "db-1", &["10.0.9.1"], |_| ()),
+        pod("shop", "done", &["10.0.0.99"], |pod| pod.phase = Phase::Finished),
+    ];
+    let mut add = |namespace, name, vips: &[&str], ports: &[(&str, u16)], endpoints| {
+        deltas.push(service(namespace, name, vips, ports, Affinity::None));
+        deltas.push(Delta::Endpoints(ObjectName::new(namespace, name), endpoints));
+    };
+    let both: &[(&str, u16)] = &[("http", 8080), ("metrics", 9191)];
+    add(
+        "shop",
+        "web",
+        &["10.96.0.1", "fd00:96::1"],
+        &[("http", 80), ("metrics", 9090)],
+        vec![
+            endpoint("fd00::1", both, true),
+            endpoint("10.0.0.1", both, true),
+            endpoint("10.0.0.50", both, false),
+        ],
+    );
+    let http: &[(&str, u16)] = &[("http", 80)];
+    let unready = vec![endpoint("10.0.0.1", http, false)];
+    add("shop", "unready", &["10.96.0.2"], http, unready);
+    add("shop", "empty", &["10.96.0.3"], http, Vec::new());
+    let wrong_family = vec![endpoint("fd00::1", http, true)];
+    add("shop", "ipv6-only", &["10.96.0.4"], http, wrong_family);
+    let external = vec![endpoint("192.0.2.7", &[("http", 443)], true)];
+    add("shop", "external", &["10.96.0.5"], http, external);
+    let outside = vec![endpoint("10.0.9.1", http, true)];
+    add("bare", "db", &["10.96.0.6"], http, outside);
+    World::default().apply(deltas).0
+}
+
+fn namespace(name: &str, mode: MeshMode) -> Delta {
+    let name = Arc::from(name);
+    Delta::Namespace(Namespace { name, mode })
+}
+
+fn pod(
+    namespace: &str,
+    name: &str,
+    addresses: &[&str],
+    change: impl FnOnce(&mut Workload),
+) -> Delta {
+    let domain = TrustDomain::parse("cluster.local").unwrap();
+    let mut pod = Workload {
+        uid: PodUid::parse(name).unwrap(),
+        name: ObjectName::new(namespace, name),
+        node: None,
+        identity: SpiffeId::try_new(domain, namespace, "web").unwrap(),
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        mode: MeshMode::Unset,
+        host_network: false,
+        phase: Phase::Active,
+        owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
+        labels: BTreeMap::new(),
+        netns: None,
+    };
+    change(&mut pod);
+    Delta::Workload(pod)
+}
+
+fn service(
+    namespace: &str,
+    name: &str,
+    vips: &[&str],
+    ports: &[(&str, u16)],
+    affinity: Affinity,
+) -> Delta {
+    let ports =
+        ports.iter().map(|(name, port)| ServicePort { name: Arc::from(*name), port: *port });
+    Delta::Service(Service {
+        name: ObjectName::new(namespace, name),
+        vips: vips.iter().map(|text| text.parse().unwrap()).collect(),
+        ports: ports.collect(),
+        affinity,
+    })
+}
+
+fn endpoint(address: &str, ports: &[(&str, u16)], ready: bool) -> Endpoint {
+    let port = |(name, port): &(&str, u16)| (Arc::from(*name), *port);
+    Endpoint { address: address.parse().unwrap(), ports: ports.iter().map(port).collect(), ready }
+}

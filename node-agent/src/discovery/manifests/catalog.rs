@@ -1,0 +1,301 @@
+//! What the files said when they were last read, which of it is in force, and what changed.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::hash::BuildHasher;
+use std::path::{Path, PathBuf};
+
+use adit_core::identity::TrustDomain;
+use adit_core::world::Delta;
+
+use crate::discovery::manifests::document::{Place, Reading};
+use crate::discovery::manifests::{document, files, yaml};
+use crate::discovery::translate::{Key, Object, Snapshot};
+
+/// The outcome of one scan.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// What changed.
+    pub(super) deltas: Vec<Delta>,
+    /// Files that exist.
+    pub(super) files: usize,
+    /// Objects in force.
+    pub(super) objects: usize,
+    /// What is wrong.
+    pub(super) errors: Vec<String>,
+    /// Whether the directory has been listed at least once.
+    pub(super) listed: bool,
+    /// Whether it should be looked at again soon.
+    pub(super) troubled: bool,
+    /// The files that symbolic links lead to.
+    pub(super) link_targets: BTreeSet<PathBuf>,
+}
+
+/// The files as they were last read.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    directory: PathBuf,
+    trust_domain: TrustDomain,
+    hasher: RandomState,
+    files: BTreeMap<OsString, FileState>,
+    snapshot: Snapshot,
+    objects: usize,
+    /// Contradictions between objects, from the last time that anything changed.
+    conflicts: Vec<String>,
+    listed: bool,
+    /// What was last logged and still holds.
+    told: BTreeSet<String>,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    /// Of the text that was read; `None` if it could not be.
+    digest: Option<u64>,
+    entries: Vec<Entry>,
+    errors: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    place: Place,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// As the file says.
+    Good(Object),
+    /// The file is wrong: as it said before.
+    Kept(Object),
+    /// The file is wrong, and it never said anything else.
+    Nothing,
+}
+
+impl Catalog {
+    pub(super) fn new(directory: PathBuf, trust_domain: TrustDomain) -> Self {
+        Self {
+            directory,
+            trust_domain,
+            hasher: RandomState::new(),
+            files: BTreeMap::new(),
+            snapshot: Snapshot::default(),
+            objects: 0,
+            conflicts: Vec::new(),
+            listed: false,
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// Reads the directory and says what changed since the last time. While the directory cannot be
+    /// read, everything stays as it is.
+    pub(super) fn scan(&mut self) -> Scan {
+        let listing = match files::list(&self.directory) {
+            Ok(listing) => listing,
+            Err(error) => {
+                let error = format!("{}: {error}", self.directory.display());
+                self.tell(&error);
+                let mut scan = self.report();
+                scan.troubled = true;
+                scan.errors.insert(0, error);
+                return scan;
+            }
+        };
+        let gone = |name: &OsString| !listing.files.contains_key(name);
+        let mut changed = !self.listed || self.files.keys().any(gone);
+        let mut before = std::mem::take(&mut self.files);
+        let index = Index::of(&before);
+        let mut files = BTreeMap::new();
+        for (name, text) in listing.files {
+            let old = before.get(&name);
+            let new = match text {
+                Ok(text) => {
+                    let digest = Some(self.hasher.hash_one(&text));
+                    if old.is_some_and(|old| old.digest == digest) {
+                        None
+                    } else {
+                        changed = true;
+                        Some(self.read(&name, digest, &text, old, &index))
+                    }
+                }
+                Err(error) => {
+                    let error = format!("{}: {error}", name.display());
+                    self.tell(&error);
+                    Some(FileState {
+                        digest: None,
+                        entries: old.map(FileState::copy_entries).unwrap_or_default(),
+                        errors: vec![error],
+                    })
+                }
+            };
+            files.insert(name, new);
+        }
+        for (name, new) in files {
+            if let Some(state) = new.or_else(|| before.remove(&name)) {
+                self.files.insert(name, state);
+            }
+        }
+        self.listed = true;
+        let deltas = if changed { self.settle() } else { Vec::new() };
+        Scan { deltas, link_targets: listing.link_targets, ..self.report() }
+    }
+
+    fn report(&self) -> Scan {
+        let errors = self.files.values().flat_map(|file| &file.errors);
+        Scan {
+            files: self.files.len(),
+            objects: self.objects,
+            errors: errors.chain(&self.conflicts).cloned().collect(),
+            listed: self.listed,
+            ..Scan::default()
+        }
+    }
+
+    /// Logs what has not been logged since it last ceased to be so.
+    pub(super) fn tell(&mut self, error: &str) {
+        if self.told.insert(error.to_owned()) {
+            tracing::warn!(directory = %self.directory.display(), error, "manifests");
+        }
+    }
+
+    /// Forgets that anything else than these was logged.
+    pub(super) fn told_only(&mut self, errors: &[String]) {
+        let errors: BTreeSet<&String> = errors.iter().collect();
+        self.told.retain(|told| errors.contains(told));
+    }
+
+    /// Reads a file that is new or changed. Each of its errors is logged: once per change.
+    fn read(
+        &self,
+        name: &OsString,
+        digest: Option<u64>,
+        text: &str,
+        old: Option<&FileState>,
+        index: &Index<'_>,
+    ) -> FileState {
+        let file = name.display();
+        let json = Path::new(name).extension().is_some_and(|extension| extension == "json");
+        let values = if json {
+            vec![yaml::parse_json(text)]
+        } else {
+            let documents = yaml::documents(text);
+            documents.iter().map(|text| yaml::parse_yaml(text)).collect()
+        };
+        let readings = values
+            .into_iter()
+            .enumerate()
+            .flat_map(|(i, value)| document::read(i + 1, value, &self.trust_domain));
+        let mut state = FileState { digest, ..FileState::default() };
+        for Reading { place, key, result } in readings {
+            let content = match result {
+                Ok(object) => Content::Good(object),
+                Err(error) => {
+                    let document = place.document;
+                    state.errors.push(format!("{file}: document {document}: {error}"));
+                    let last = index.last_good(old, place, key.as_ref());
+                    tracing::warn!(%file, document, error, last_version_kept = last.is_some(),
+                        "manifest is invalid");
+                    last.map_or(Content::Nothing, |object| Content::Kept(object.clone()))
+                }
+            };
+            state.entries.push(Entry { place, content });
+        }
+        state
+    }
+
+    /// Puts the objects of all files together: the first one in the order of the files wins, and
+    /// what a file says now comes before what another one said before.
+    fn settle(&mut self) -> Vec<Delta> {
+        let mut chosen: BTreeMap<Key, (&OsString, &Object)> = BTreeMap::new();
+        let mut conflicts = Vec::new();
+        for (name, entry) in entries(&self.files) {
+            let Content::Good(object) = &entry.content else {
+                continue;
+            };
+            let key = object.key();
+            if let Some((first, _)) = chosen.get(&key) {
+                conflicts.push(format!(
+                    "{}: document {}: {key} is already in {}; ignored here",
+                    name.display(),
+                    entry.place.document,
+                    first.display()
+                ));
+            } else {
+                chosen.insert(key, (name, object));
+            }
+        }
+        for (name, entry) in entries(&self.files) {
+            if let Content::Kept(object) = &entry.content {
+                chosen.entry(object.key()).or_insert((name, object));
+            }
+        }
+        let objects = chosen.values().map(|(_, object)| *object);
+        let (snapshot, problems) = Snapshot::assemble(objects);
+        conflicts.extend(problems.iter().map(ToString::to_string));
+        self.objects = chosen.len();
+        let deltas = self.snapshot.deltas_to(&snapshot);
+        self.snapshot = snapshot;
+        for conflict in &conflicts {
+            self.tell(conflict);
+        }
+        self.conflicts = conflicts;
+        deltas
+    }
+}
+
+impl FileState {
+    fn copy_entries(&self) -> Vec<Entry> {
+        let copy = |entry: &Entry| Entry {
+            place: entry.place,
+            content: match &entry.content {
+                Content::Good(object) => Content::Good(object.clone()),
+                Content::Kept(object) => Content::Kept(object.clone()),
+                Content::Nothing => Content::Nothing,
+            },
+        };
+        self.entries.iter().map(copy).collect()
+    }
+}
+
+impl Entry {
+    fn object(&self) -> Option<&Object> {
+        match &self.content {
+            Content::Good(object) | Content::Kept(object) => Some(object),
+            Content::Nothing => None,
+        }
+    }
+}
+
+fn entries(files: &BTreeMap<OsString, FileState>) -> impl Iterator<Item = (&OsString, &Entry)> {
+    files.iter().flat_map(|(name, file)| file.entries.iter().map(move |entry| (name, entry)))
+}
+
+/// What all files said before this scan.
+struct Index<'a>(BTreeMap<Key, &'a Object>);
+
+impl<'a> Index<'a> {
+    fn of(files: &'a BTreeMap<OsString, FileState>) -> Self {
+        let mut index = BTreeMap::new();
+        for object in entries(files).filter_map(|(_, entry)| entry.object()) {
+            index.entry(object.key()).or_insert(object);
+        }
+        Self(index)
+    }
+
+    /// The last good version of an object that is wrong now: found by its name, or if that cannot
+    /// be read, by where it stands.
+    fn last_good(
+        &self,
+        old: Option<&'a FileState>,
+        place: Place,
+        key: Option<&Key>,
+    ) -> Option<&'a Object> {
+        match key {
+            Some(key) => self.0.get(key).copied(),
+            None => {
+                let mut entries = old?.entries.iter();
+                entries.find(|entry| entry.place == place)?.object()
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! All objects of a source together, as one state of the world, and the way from one state to the
+//! next.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use adit_core::workload::{Endpoint, Namespace, ObjectName, Phase, PodUid, Service, Workload};
+use adit_core::world::Delta;
+
+use crate::discovery::translate::{Object, PodFacts, ServiceFacts, SliceFacts, endpoints};
+
+/// A state of the world.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    namespaces: BTreeMap<Arc<str>, Namespace>,
+    workloads: BTreeMap<PodUid, Workload>,
+    services: BTreeMap<ObjectName, (Service, Vec<Endpoint>)>,
+}
+
+/// Objects that contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Problem {
+    /// Two pods with one UID.
+    #[error("Pod {second} has the UID {uid} of Pod {first}; it is ignored")]
+    SameUid {
+        /// The UID.
+        uid: PodUid,
+        /// The pod that keeps it.
+        first: ObjectName,
+        /// The pod that is left out.
+        second: ObjectName,
+    },
+    /// Two pods with one address, neither of them on the host's network.
+    #[error(
+        "Pod {first} and Pod {second} both have the address {address}; the one that was seen \
+         last is taken for its owner"
+    )]
+    SameAddress {
+        /// The address.
+        address: IpAddr,
+        /// One pod.
+        first: ObjectName,
+        /// The other one.
+        second: ObjectName,
+    },
+    /// Two services with one virtual address.
+    #[error("Service {second} has the address {address} of Service {first}, which keeps it")]
+    SameVip {
+        /// The address.
+        address: IpAddr,
+        /// The service that keeps it.
+        first: ObjectName,
+        /// The service that does not get it.
+        second: ObjectName,
+    },
+}
+
+impl Snapshot {
+    /// The state that these objects, each of another key, describe; and in what they contradict
+    /// each other.
+    #[must_use]
+    pub fn assemble<'a>(objects: impl IntoIterator<Item = &'a Object>) -> (Self, Vec<Problem>) {
+        let mut snapshot = Self::default();
+        let mut problems = Vec::new();
+        let mut pods: BTreeMap<&str, Vec<&PodFacts>> = BTreeMap::new();
+        let mut services: Vec<&ServiceFacts> = Vec::new();
+        let mut slices: BTreeMap<&ObjectName, Vec<&SliceFacts>> = BTreeMap::new();
+        for object in objects {
+            match object {
+                Object::Namespace(namespace) => {
+                    let name = Arc::clone(&namespace.name);
+                    snapshot.namespaces.insert(name, namespace.clone());
+                }
+                Object::Pod(pod) => match snapshot.workloads.entry(pod.workload.uid.clone()) {
+                    Entry::Vacant(place) => {
+                        place.insert(pod.workload.clone());
+                        let namespace: &str = &pod.workload.name.namespace;
+                        pods.entry(namespace).or_default().push(pod);
+                    }
+                    Entry::Occupied(place) => problems.push(Problem::SameUid {
+                        uid: place.key().clone(),
+                        first: place.get().name.clone(),
+                        second: pod.workload.name.clone(),
+                    }),
+                },
+                Object::Service(service) => services.push(service),
+                Object::Slice(slice) => slices.entry(&slice.service).or_default().push(slice),
+            }
+        }
+        for service in services {
+            let name = &service.service.name;
+            let endpoints = match slices.get(name) {
+                Some(slices) => endpoints::listed(slices),
+                None if service.selector.is_empty() => Vec::new(),
+                None => {
+                    let namespace: &str = &name.namespace;
+                    let pods = pods.get(namespace).into_iter().flatten();
+                    endpoints::derived(service, pods.copied())
+                }
+            };
+            let value = (service.service.clone(), endpoints);
+            snapshot.services.insert(name.clone(), value);
+        }
+        snapshot.find_shared_addresses(&mut problems);
+        (snapshot, problems)
+    }
+
+    fn find_shared_addresses(&self, problems: &mut Vec<Problem>) {
+        let mut owners: BTreeMap<IpAddr, &ObjectName> = BTreeMap::new();
+        let own = |pod: &&Workload| pod.phase == Phase::Active && !pod.host_network;
+        for pod in self.workloads.values().filter(own) {
+            for address in &pod.addresses {
+                if let Some(first) = owners.insert(*address, &pod.name) {
+                    problems.push(Problem::SameAddress {
+                        address: *address,
+                        first: first.clone(),
+                        second: pod.name.clone(),
+                    });
+                }
+            }
+        }
+        let mut owners: BTreeMap<IpAddr, &ObjectName> = BTreeMap::new();
+        for (service, _) in self.services.values() {
+            for vip in &service.vips {
+                let first = *owners.entry(*vip).or_insert(&service.name);
+                if *first != service.name {
+                    problems.push(Problem::SameVip {
+                        address: *vip,
+                        first: first.clone(),
+                        second: service.name.clone(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The changes that lead from this state to `next`.
+    #[must_use]
+    pub fn deltas_to(&self, next: &Self) -> Vec<Delta> {
+        let mut deltas = Vec::new();
+        // What goes comes first, so that an address is free before its next owner claims it.
+        let gone = self.workloads.keys();
+        let gone = gone.filter(|uid| !next.workloads.contains_key(*uid));
+        deltas.extend(gone.map(|uid| Delta::WorkloadGone(uid.clone())));
+        let gone = self.services.keys();
+        let gone = gone.filter(|name| !next.services.contains_key(*name));
+        deltas.extend(gone.map(|name| Delta::ServiceGone(name.clone())));
+        let gone = self.namespaces.keys();
+        let gone = gone.filter(|name| !next.namespaces.contains_key(*name));
+        deltas.extend(gone.map(|name| Delta::NamespaceGone(Arc::clone(name))));
+
+        for (name, namespace) in &next.namespaces {
+            if self.namespaces.get(name) != Some(namespace) {
+                deltas.push(Delta::Namespace(namespace.clone()));
+            }
+        }
+        for (uid, pod) in &next.workloads {
+            if self.workloads.get(uid) != Some(pod) {
+                deltas.push(Delta::Workload(pod.clone()));
+            }
+        }
+        for (name, (service, endpoints)) in &next.services {
+            let before = self.services.get(name);
+            if before.map(|(service, _)| service) != Some(service) {
+                deltas.push(Delta::Service(service.clone()));
+            }
+            if before.map_or(&[][..], |(_, endpoints)| endpoints) != endpoints {
+                deltas.push(Delta::Endpoints(name.clone(), endpoints.clone()));
+            }
+        }
+        deltas
+    }
+}

@@ -1,0 +1,491 @@
+//! What Kubernetes objects mean, and which of their fields can be wrong.
+
+use std::fmt::Write;
+
+use adit_core::identity::TrustDomain;
+use adit_core::workload::Endpoint;
+use adit_core::world::{Delta, World};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+
+use super::*;
+
+#[test]
+fn a_pod_becomes_a_workload() {
+    let pod = read_pod(
+        r#"{"metadata": {"name": "web-1", "namespace": "shop", "uid": "1b2c",
+             "labels": {"app": "web", "adit.dev/mode": "none"}},
+            "spec": {"nodeName": "node-a", "serviceAccountName": "frontend", "containers": []},
+            "status": {"podIP": "10.0.0.9", "phase": "Running",
+             "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}, {"ip": "::ffff:10.0.0.1"}]}}"#,
+    )
+    .unwrap();
+    let workload = &pod.workload;
+    assert_eq!(workload.uid.as_str(), "1b2c");
+    assert_eq!(workload.name, ObjectName::new("shop", "web-1"));
+    assert_eq!(workload.node.as_ref().unwrap().as_str(), "node-a");
+    let identity = workload.identity.to_string();
+    assert_eq!(identity, "spiffe://cluster.local/ns/shop/sa/frontend");
+    assert_eq!(workload.addresses, [ip("10.0.0.1"), ip("fd00::1")]);
+    assert_eq!(workload.mode, MeshMode::None);
+    assert_eq!(workload.phase, adit_core::workload::Phase::Active);
+    assert_eq!(&*workload.labels["app"], "web");
+    assert_eq!(workload.netns, None);
+    assert!(!workload.host_network);
+    assert!(pod.ready);
+}
+
+#[test]
+fn what_a_pod_leaves_out_has_a_default() {
+    let pod = read_pod(r#"{"metadata": {"name": "lonely"}}"#).unwrap();
+    assert_eq!(pod.workload.name, ObjectName::new("default", "lonely"));
+    let identity = pod.workload.identity.to_string();
+    assert_eq!(identity, "spiffe://cluster.local/ns/default/sa/default");
+    assert_eq!(pod.workload.node, None);
+    assert!(pod.workload.addresses.is_empty());
+    assert_eq!(pod.workload.mode, MeshMode::Unset);
+    assert_eq!(&*pod.workload.owner.kind, "pod");
+    assert_eq!(&*pod.workload.owner.name, "lonely");
+
+    let pod = r#"{"metadata": {"name": "a"}, "status": {"podIP": "10.0.0.1", "phase": "Failed"}}"#;
+    let pod = read_pod(pod).unwrap();
+    assert_eq!(pod.workload.addresses, [ip("10.0.0.1")]);
+    assert_eq!(pod.workload.phase, adit_core::workload::Phase::Finished);
+}
+
+#[test]
+fn a_pod_without_a_uid_gets_one_that_is_always_the_same_and_its_own() {
+    let uid = |namespace: &str, name: &str| {
+        let text = format!(r#"{{"metadata": {{"name": "{name}", "namespace": "{namespace}"}}}}"#);
+        read_pod(&text).unwrap().workload.uid.as_str().to_owned()
+    };
+    assert_eq!(uid("shop", "web"), "derived-ef99632bf7659baf2b7bab017a06c274");
+    assert_eq!(uid("shop", "web"), uid("shop", "web"));
+    assert_ne!(uid("shop", "web"), uid("shop", "web-1"));
+    assert_ne!(uid("a-b", "c"), uid("a", "b-c"));
+}
+
+#[test]
+fn a_pod_is_known_by_its_controller() {
+    let cases = [
+        (r#"{"kind": "ReplicaSet", "name": "web-7d4f"}"#, "deployment web"),
+        (r#"{"kind": "ReplicaSet", "name": "web-2-7d4f"}"#, "deployment web-2"),
+        (r#"{"kind": "ReplicaSet", "name": "web"}"#, "replicaset web"),
+        (r#"{"kind": "ReplicaSet", "name": "web7d4f"}"#, "replicaset web7d4f"),
+        (r#"{"kind": "StatefulSet", "name": "db"}"#, "statefulset db"),
+        (r#"{"kind": "DaemonSet", "name": "log"}"#, "daemonset log"),
+        (r#"{"kind": "Job", "name": "backup-28921"}"#, "job backup-28921"),
+        (
+            r#"{"kind": "Node", "name": "n"}, {"kind": "Job", "name": "j", "controller": true}"#,
+            "job j",
+        ),
+        ("", "pod web-7d4f-abcde"),
+    ];
+    for (references, expected) in cases {
+        // The other required fields of a reference.
+        let references = references.replace("{", r#"{"apiVersion": "v1", "uid": "u", "#);
+        let pod = read_pod(&format!(
+            r#"{{"metadata": {{"name": "web-7d4f-abcde", "ownerReferences": [{references}],
+                 "labels": {{"pod-template-hash": "7d4f"}}}}}}"#
+        ));
+        let owner = pod.unwrap().workload.owner;
+        assert_eq!(format!("{} {}", owner.kind, owner.name), expected);
+    }
+}
+
+#[test]
+fn an_annotation_names_the_network_namespace_and_only_on_request() {
+    let object: v1::Pod =
+        json(r#"{"metadata": {"name": "a", "annotations": {"adit.dev/netns": "/run/netns/a"}}}"#);
+    assert_eq!(pod(&object, &domain()).unwrap().workload.netns, None);
+    assert_eq!(netns(&object.metadata).unwrap().as_deref(), Some("/run/netns/a"));
+
+    let object: v1::Pod =
+        json(r#"{"metadata": {"name": "a", "annotations": {"adit.dev/netns": "a"}}}"#);
+    let error = netns(&object.metadata).unwrap_err().to_string();
+    let expected = r#"metadata.annotations["adit.dev/netns"]: "a": not an absolute path"#;
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn a_service_has_its_tcp_ports_and_addresses() {
+    let facts = read_service(
+        r#"{"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00:96::1"],
+            "selector": {"app": "web"}, "sessionAffinity": "ClientIP",
+            "ports": [{"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP"},
+                      {"name": "dns", "port": 80, "protocol": "UDP"},
+                      {"name": "metrics", "port": 9090}]}"#,
+    )
+    .unwrap()
+    .unwrap();
+    let service = &facts.service;
+    assert_eq!(service.name, ObjectName::new("shop", "web"));
+    assert_eq!(service.vips, [ip("10.96.0.1"), ip("fd00:96::1")]);
+    let ports: Vec<_> = service.ports.iter().map(|port| (&*port.name, port.port)).collect();
+    assert_eq!(ports, [("http", 80), ("metrics", 9090)]);
+    let seconds = std::time::Duration::from_secs(10_800);
+    assert_eq!(service.affinity, adit_core::workload::Affinity::ClientIp(seconds));
+    let targets: Vec<_> = facts.targets.iter().map(|target| &target.target).collect();
+    assert_eq!(targets, [&Target::Name(Arc::from("web")), &Target::Number(9090)]);
+}
+
+#[test]
+fn a_headless_service_has_no_address_and_an_alias_is_no_service() {
+    for headless in [r#"{"clusterIP": "None"}"#, r#"{"clusterIPs": ["None"]}"#, "{}"] {
+        let facts = read_service(headless).unwrap().unwrap();
+        assert!(facts.service.vips.is_empty(), "{headless}");
+    }
+    let alias = r#"{"type": "ExternalName", "externalName": "example.com"}"#;
+    assert_eq!(read_service(alias), Ok(None));
+}
+
+#[test]
+fn an_endpoint_is_ready_by_kubernetes_rule() {
+    let cases = [
+        ("", "ready"),
+        (r#", "conditions": {}"#, "ready"),
+        (r#", "conditions": {"ready": true}"#, "ready"),
+        (r#", "conditions": {"ready": false}"#, "not ready"),
+        (r#", "conditions": {"ready": false, "serving": true}"#, "not ready"),
+        // Nothing else is left, and this one still answers.
+        (r#", "conditions": {"ready": false, "serving": true, "terminating": true}"#, "ready"),
+        (r#", "conditions": {"ready": false, "terminating": true}"#, "ready"),
+        (r#", "conditions": {"ready": false, "serving": false, "terminating": true}"#, "not ready"),
+    ];
+    for (conditions, expected) in cases {
+        let slice = read_slice(&format!(
+            r#"{{"addressType": "IPv4", "ports": [{{"name": "http", "port": 8080}}],
+                 "endpoints": [{{"addresses": ["10.0.0.1"]{conditions}}}]}}"#
+        ));
+        let slice = slice.unwrap().unwrap();
+        assert_eq!(
+            shown(&endpoints::listed(&[&slice])),
+            format!("10.0.0.1 http=8080 {expected}\n")
+        );
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_ending_serves_only_while_none_of_its_family_is_ready() {
+    let ending = r#""conditions": {"ready": false, "serving": true, "terminating": true}"#;
+    let ipv4 = read_slice(&format!(
+        r#"{{"addressType": "IPv4", "ports": [{{"port": 80}}], "endpoints": [
+             {{"addresses": ["10.0.0.1"], {ending}}}, {{"addresses": ["10.0.0.2"]}}]}}"#
+    ));
+    let ipv6 = read_slice(&format!(
+        r#"{{"addressType": "IPv6", "ports": [{{"port": 80}}], "endpoints": [
+             {{"addresses": ["fd00::1"], {ending}}}]}}"#
+    ));
+    let (ipv4, ipv6) = (ipv4.unwrap().unwrap(), ipv6.unwrap().unwrap());
+    assert_eq!(
+        shown(&endpoints::listed(&[&ipv4, &ipv6])),
+        "10.0.0.1 =80 not ready\n10.0.0.2 =80 ready\nfd00::1 =80 ready\n"
+    );
+}
+
+#[test]
+fn slices_of_names_or_of_no_service_are_left_out() {
+    let fqdn = r#"{"addressType": "FQDN", "endpoints": [{"addresses": ["example.com"]}]}"#;
+    assert_eq!(read_slice(fqdn), Ok(None));
+    let object: EndpointSlice =
+        json(r#"{"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": []}"#);
+    assert_eq!(endpoint_slice(&object), Ok(None));
+}
+
+#[test]
+fn several_slices_of_a_service_are_joined() {
+    let slice = |port: &str, address: &str| {
+        let text = format!(
+            r#"{{"addressType": "IPv4", "ports": [{port}],
+                 "endpoints": [{{"addresses": ["{address}", "10.9.9.9"]}}]}}"#
+        );
+        read_slice(&text).unwrap().unwrap()
+    };
+    let one = slice(r#"{"name": "http", "port": 8080}"#, "10.0.0.2");
+    let two = slice(r#"{"name": "http", "port": 8081}"#, "10.0.0.1");
+    let again = slice(r#"{"name": "http", "port": 8080}"#, "10.0.0.2");
+    let udp = slice(r#"{"name": "dns", "port": 53, "protocol": "UDP"}"#, "10.0.0.3");
+    assert_eq!(
+        shown(&endpoints::listed(&[&one, &two, &again, &udp])),
+        "10.0.0.1 http=8081 ready\n10.0.0.2 http=8080 ready\n10.0.0.3 ready\n"
+    );
+}
+
+#[test]
+fn a_selector_without_a_slice_finds_its_pods() {
+    let service = r#"{"selector": {"app": "web"}, "ports": [
+        {"name": "http", "port": 80, "targetPort": "web"},
+        {"name": "metrics", "port": 9090, "targetPort": 9191}]}"#;
+    let container = r#""spec": {"containers": [{"name": "c", "ports": [
+        {"name": "web", "containerPort": 8080}, {"name": "web", "containerPort": 1}]}]}"#;
+    let meta = |name: &str, more: &str| {
+        format!(
+            r#""metadata": {{"name": "{name}", "namespace": "shop",
+                 "labels": {{"app": "web", "tier": "x"}}{more}}}"#
+        )
+    };
+    let unready = r#""conditions": [{"type": "Ready", "status": "False"}]"#;
+    let deleted = r#", "deletionTimestamp": "2025-01-01T00:00:00Z""#;
+    let pods = [
+        format!(r#"{{{}, {container}, "status": {{"podIP": "10.0.0.1"}}}}"#, meta("one", "")),
+        format!(r#"{{{}, "status": {{"podIP": "10.0.0.2"}}}}"#, meta("no-port", "")),
+        format!(
+            r#"{{{}, {container}, "status": {{"podIP": "10.0.0.3", {unready}}}}}"#,
+            meta("unready", "")
+        ),
+        format!(
+            r#"{{{}, {container}, "status": {{"podIP": "10.0.0.4"}}}}"#,
+            meta("deleted", deleted)
+        ),
+        format!(
+            r#"{{{}, {container}, "status": {{"podIP": "10.0.0.5", "phase": "Succeeded"}}}}"#,
+            meta("finished", "")
+        ),
+        meta("no-labels", "").replace(r#""app": "web", "#, ""),
+        meta("elsewhere", "").replace("shop", "other"),
+    ];
+    let mut objects: Vec<Object> = pods
+        .iter()
+        .map(|text| {
+            let text = if text.starts_with('{') {
+                text.clone()
+            } else {
+                format!(r#"{{{text}, {container}, "status": {{"podIP": "10.0.0.6"}}}}"#)
+            };
+            Object::Pod(Box::new(read_pod(&text).unwrap()))
+        })
+        .collect();
+    let facts = read_service(service).unwrap().unwrap();
+    objects.push(Object::Service(Box::new(facts.clone())));
+    assert_eq!(
+        shown(world(&objects).endpoints(&facts.service.name)),
+        "10.0.0.1 http=8080 metrics=9191 ready\n\
+         10.0.0.2 metrics=9191 ready\n\
+         10.0.0.3 http=8080 metrics=9191 not ready\n\
+         10.0.0.4 http=8080 metrics=9191 not ready\n"
+    );
+
+    let eager =
+        service.replace("{\"selector\"", "{\"publishNotReadyAddresses\": true, \"selector\"");
+    let eager = read_service(&eager).unwrap().unwrap();
+    *objects.last_mut().unwrap() = Object::Service(Box::new(eager));
+    assert!(!shown(world(&objects).endpoints(&facts.service.name)).contains("not ready"));
+
+    let slice = read_slice(
+        r#"{"addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+            "endpoints": [{"addresses": ["192.0.2.1"]}]}"#,
+    );
+    objects.push(Object::Slice(Box::new(slice.unwrap().unwrap())));
+    let endpoints = shown(world(&objects).endpoints(&facts.service.name));
+    assert_eq!(endpoints, "192.0.2.1 http=8080 ready\n");
+}
+
+#[test]
+fn objects_that_contradict_each_other_are_reported() {
+    let pod = |name: &str, uid: &str, address: &str| {
+        let text = format!(
+            r#"{{"metadata": {{"name": "{name}", "uid": "{uid}"}},
+                 "status": {{"podIP": "{address}"}}}}"#
+        );
+        Object::Pod(Box::new(read_pod(&text).unwrap()))
+    };
+    let claimant = |name: &str| {
+        let text = format!(
+            r#"{{"metadata": {{"name": "{name}"}}, "spec": {{"clusterIP": "10.96.0.1"}}}}"#
+        );
+        Object::Service(Box::new(service(&json(&text)).unwrap().unwrap()))
+    };
+    let objects = [
+        pod("a", "1", "10.0.0.1"),
+        pod("b", "1", "10.0.0.2"),
+        pod("c", "3", "10.0.0.1"),
+        claimant("x"),
+        claimant("y"),
+    ];
+    let (_, problems) = Snapshot::assemble(&objects);
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "Pod default/b has the UID 1 of Pod default/a; it is ignored",
+            "Pod default/a and Pod default/c both have the address 10.0.0.1; the one that was \
+             seen last is taken for its owner",
+            "Service default/y has the address 10.96.0.1 of Service default/x, which keeps it",
+        ]
+    );
+}
+
+#[test]
+fn the_way_from_one_state_to_the_next_holds_only_what_changed() {
+    let shop = |mode: &str| {
+        let text = format!(
+            r#"{{"metadata": {{"name": "shop", "labels": {{"adit.dev/mode": "{mode}"}}}}}}"#
+        );
+        Object::Namespace(namespace(&json(&text)).unwrap())
+    };
+    let pod = Object::Pod(Box::new(read_pod(r#"{"metadata": {"name": "a"}}"#).unwrap()));
+    let (before, _) = Snapshot::assemble(&[shop("ambient"), pod.clone()]);
+    let (after, _) = Snapshot::assemble(&[shop("none"), pod]);
+    let deltas = before.deltas_to(&after);
+    assert!(matches!(&*deltas, [Delta::Namespace(shop)] if shop.mode == MeshMode::None));
+    assert!(after.deltas_to(&after).is_empty());
+    assert_eq!(after.deltas_to(&Snapshot::default()).len(), 2);
+}
+
+#[test]
+fn an_invalid_field_is_named_with_its_value() {
+    let long = "x".repeat(200);
+    let pods = [
+        (r#""metadata": {}"#, "metadata.name: missing: this field is required"),
+        (
+            r#""metadata": {"name": "A_b"}"#,
+            "metadata.name: \"A_b\": not a Kubernetes name: lower-case letters, digits, '-' and \
+             '.', at most 253",
+        ),
+        (
+            r#""metadata": {"name": "a", "uid": "../x"}"#,
+            "metadata.uid: \"../x\": not a UID: at most 63 letters, digits and '-'",
+        ),
+        (
+            r#""metadata": {"name": "a"}, "spec": {"containers": [], "serviceAccountName": "a/b"}"#,
+            "spec.serviceAccountName: \"a/b\": a path segment is not of [a-z0-9.-]{1,253}",
+        ),
+        (
+            r#""metadata": {"name": "a"}, "status": {"podIPs": [{"ip": "::1"}]}"#,
+            "status.podIPs[0].ip: \"::1\": an unspecified, loopback, multicast or broadcast \
+             address is nobody's own",
+        ),
+        (
+            r#""metadata": {"name": "a"},
+               "status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0"}]}"#,
+            "status.podIPs[1].ip: \"10.0.0\": not an IP address",
+        ),
+        (
+            r#""metadata": {"name": "a"}, "status": {"phase": "Running?"}"#,
+            "status.phase: \"Running?\": not Pending, Running, Succeeded, Failed or Unknown",
+        ),
+        (
+            r#""metadata": {"name": "a", "labels": {"app": "x\r\ny: z"}}"#,
+            "metadata.labels[\"app\"]: \"x\\r\\ny: z\": not a label value: at most 63 letters, \
+             digits, '-', '_' and '.'",
+        ),
+        (
+            r#""metadata": {"name": "a"}, "spec": {"containers": [{"name": "c",
+               "ports": [{"containerPort": 0}]}]}"#,
+            "spec.containers[0].ports[0].containerPort: \"0\": not a port number: 1 to 65535",
+        ),
+    ];
+    for (fields, expected) in pods {
+        let error = read_pod(&format!("{{{fields}}}")).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    let services = [
+        (r#"{"clusterIP": "10.0.0.0.1"}"#, "spec.clusterIP: \"10.0.0.0.1\": not an IP address"),
+        (
+            r#"{"clusterIPs": ["10.96.0.1", "0.0.0.0"]}"#,
+            "spec.clusterIPs[1]: \"0.0.0.0\": an unspecified, loopback, multicast or broadcast \
+             address is nobody's own",
+        ),
+        (
+            r#"{"ports": [{"port": 65536}]}"#,
+            "spec.ports[0].port: \"65536\": not a port number: 1 to 65535",
+        ),
+        (
+            r#"{"ports": [{"port": 1, "targetPort": -1}]}"#,
+            "spec.ports[0].targetPort: \"-1\": not a port number: 1 to 65535",
+        ),
+        (
+            r#"{"ports": [{"port": 1, "protocol": "tcp"}]}"#,
+            "spec.ports[0].protocol: \"tcp\": not TCP, UDP or SCTP",
+        ),
+        (
+            r#"{"ports": [{"name": "a", "port": 1}, {"port": 2}]}"#,
+            "spec.ports[1].name: missing: this field is required",
+        ),
+        (
+            r#"{"ports": [{"name": "a", "port": 1}, {"name": "a", "port": 2}]}"#,
+            "spec.ports[1].name: \"a\": used by two ports",
+        ),
+        (
+            r#"{"ports": [{"name": "a", "port": 1}, {"name": "b", "port": 1}]}"#,
+            "spec.ports[1].port: \"1\": used by two TCP ports",
+        ),
+        (
+            r#"{"sessionAffinity": "Cookie"}"#,
+            "spec.sessionAffinity: \"Cookie\": not None or ClientIP",
+        ),
+        (
+            r#"{"sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}}}"#,
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds: \"0\": not 1 to 86400",
+        ),
+    ];
+    for (spec, expected) in services {
+        assert_eq!(read_service(spec).unwrap_err().to_string(), expected);
+    }
+    let slices = [
+        (
+            r#"{"addressType": "ipv4", "endpoints": []}"#.to_owned(),
+            "addressType: \"ipv4\": not IPv4, IPv6 or FQDN".to_owned(),
+        ),
+        (
+            r#"{"addressType": "IPv4", "endpoints": [{"addresses": ["fd00::1"]}]}"#.to_owned(),
+            "endpoints[0].addresses[0]: \"fd00::1\": not of the slice's addressType".to_owned(),
+        ),
+        (
+            format!(r#"{{"addressType": "IPv4", "endpoints": [{{"addresses": ["{long}"]}}]}}"#),
+            format!("endpoints[0].addresses[0]: \"{}…\": not an IP address", "x".repeat(80)),
+        ),
+    ];
+    for (slice, expected) in slices {
+        assert_eq!(read_slice(&slice).unwrap_err().to_string(), expected);
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("cluster.local").unwrap()
+}
+
+fn json<T: DeserializeOwned>(text: &str) -> T {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn read_pod(text: &str) -> Result<PodFacts, Invalid> {
+    pod(&json(text), &domain())
+}
+
+fn read_service(spec: &str) -> Result<Option<ServiceFacts>, Invalid> {
+    let metadata = r#"{"name": "web", "namespace": "shop"}"#;
+    service(&json(&format!(r#"{{"metadata": {metadata}, "spec": {spec}}}"#)))
+}
+
+/// The fields of a slice of the service `shop/web`.
+fn read_slice(fields: &str) -> Result<Option<SliceFacts>, Invalid> {
+    let mut object: EndpointSlice = json(fields);
+    object.metadata = json(
+        r#"{"name": "web-1", "namespace": "shop",
+            "labels": {"kubernetes.io/service-name": "web"}}"#,
+    );
+    endpoint_slice(&object)
+}
+
+fn world(objects: &[Object]) -> World {
+    let (snapshot, _) = Snapshot::assemble(objects);
+    World::default().apply(Snapshot::default().deltas_to(&snapshot)).0
+}
+
+fn shown(endpoints: &[Endpoint]) -> String {
+    endpoints.iter().fold(String::new(), |mut text, endpoint| {
+        write!(text, "{}", endpoint.address).unwrap();
+        for (name, port) in &endpoint.ports {
+            write!(text, " {name}={port}").unwrap();
+        }
+        let ready = if endpoint.ready { "ready" } else { "not ready" };
+        writeln!(text, " {ready}").unwrap();
+        text
+    })
+}
