@@ -1,6 +1,9 @@
 //! The door to the kernel: what enrolment needs of it ([`Datapath`]), and what the proxy needs of
 //! an enrolled pod ([`PodSockets`]).
 
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};

@@ -1,14 +1,30 @@
-//! The pods of this node: drives their enrolment.
+//! The pods of this node: drives their enrolment. What is to be done, and when, is decided by
+//! [`adit_core::enrolment`]; here it is done, to a [`Datapath`](crate::datapath::Datapath), the
+//! [`Certificates`] and the [`Workers`], and shown as [`Enrolments`].
 
+mod driver;
+mod jobs;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use adit_core::enrolment::{NotEnrolled, Step};
 use adit_core::identity::SpiffeId;
 use adit_core::workload::{ObjectName, PodUid};
+use tokio::sync::watch;
+
+use crate::datapath::{EnrolledPod, Listeners};
+
+pub use adit_core::enrolment::PodState;
+pub use driver::Enroller;
 
 /// A pod of this node, as `adit workloads` shows it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodStatus {
     /// Its UID.
     pub uid: PodUid,
@@ -24,26 +40,48 @@ pub struct PodStatus {
     pub since: SystemTime,
 }
 
-/// How far a pod's enrolment is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PodState {
-    /// It does not belong to the mesh.
-    NotEnrolled(NotEnrolled),
-    /// It belongs to the mesh, but no network namespace of it is known yet.
-    AwaitingNamespace,
-    /// Its first certificate has not been issued yet; connections are not captured.
-    AwaitingCertificate,
-    /// This step is being done.
-    Enrolling(Step),
-    /// Captured and served.
-    Enrolled,
-    /// This step is being undone.
-    Withdrawing(Step),
-    /// This step failed; everything was undone and will be tried again.
-    Failed {
-        /// The step, or `None` if the namespace could not be opened.
-        step: Option<Step>,
-        /// The whole error, causes included.
-        error: String,
-    },
+/// The pods of this node, to look at. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Enrolments(watch::Receiver<Arc<[PodStatus]>>);
+
+/// What enrolment needs of the certificates.
+pub trait Certificates: Send + Sync + 'static {
+    /// Gets a certificate for the identity and keeps it fresh, from this call on. The future only
+    /// tells when the first one is there, however long that takes; dropping it changes nothing.
+    fn acquire(&self, identity: &SpiffeId) -> impl Future<Output = ()> + Send + 'static;
+
+    /// Drops the identity's certificate.
+    fn release(&self, identity: &SpiffeId);
+}
+
+/// What enrolment needs of the workers.
+pub trait Workers: Send + Sync + 'static {
+    /// Accepts connections of the pod from now on, each worker on its own listeners. Returns when
+    /// all of them accept. After an error [`Workers::remove`] is called.
+    fn add(
+        &self,
+        pod: EnrolledPod,
+        listeners: Vec<Listeners>,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Returns as soon as no worker has a flow of the pod. It keeps accepting.
+    fn idle(&self, uid: &PodUid) -> impl Future<Output = ()> + Send;
+
+    /// Closes the pod's listeners and ends the flows that are left. Returns when no worker holds
+    /// a socket of the pod any more.
+    fn remove(&self, uid: &PodUid) -> impl Future<Output = ()> + Send;
+}
+
+impl Enrolments {
+    /// The pods of this node that discovery knows, by UID.
+    #[must_use]
+    pub fn list(&self) -> Vec<PodStatus> {
+        self.0.borrow().to_vec()
+    }
+
+    /// Waits until the list is another one than at the last call, or at the clone. `false`: the
+    /// enroller has ended, and it will not change any more.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
 }

@@ -1,1 +1,3 @@
-//! The module `testing`.
+//! What tests of the agent share.
+
+pub mod cluster;
