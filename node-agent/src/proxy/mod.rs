@@ -131,3 +131,6 @@ const fn status(reason: CloseReason) -> StatusCode {
         | CloseReason::Local => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
+
+#[cfg(test)]
+mod tests;

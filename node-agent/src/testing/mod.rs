@@ -1,3 +1,6 @@
 //! What tests of the agent share.
 
+pub mod agent;
 pub mod cluster;
+
+pub use agent::{TestAgent, TestCa};

@@ -1,0 +1,3 @@
+//! x
+mod adapt;
+pub(crate) use adapt::{FirstCertificates, Served};

@@ -1,0 +1,173 @@
+//! An agent in this process: real workers, tunnels and certificates, on a fake datapath.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use adit_core::enrolment::PodState;
+use adit_core::flow::{Direction, FlowRecord};
+use adit_core::identity::TrustDomain;
+use adit_core::workload::{NodeName, PodUid};
+use adit_core::world::Delta;
+use tokio::runtime;
+use tokio::sync::Mutex;
+
+use crate::app::{FirstCertificates, Served};
+use crate::datapath::fake::{FakeDatapath, FakeNetwork, FakePod};
+use crate::discovery::Worlds;
+use crate::enrol::{Enroller, Enrolments};
+use crate::identity::{CaSettings, Certificates, Clock, Configured};
+use crate::observer;
+use crate::pki;
+use crate::shutdown;
+use crate::tunnel;
+use crate::worker;
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A certificate authority in a directory of its own, removed with it.
+#[derive(Debug)]
+pub struct TestCa {
+    directory: PathBuf,
+}
+
+/// The agent. Its threads end with it.
+pub struct TestAgent {
+    /// The kernel's side.
+    pub datapath: FakeDatapath,
+    /// The data plane.
+    pub workers: worker::Workers,
+    /// The pods.
+    pub enrolments: Enrolments,
+    /// The world as this agent knows it.
+    pub worlds: Worlds,
+    records: Mutex<observer::Records>,
+    _trigger: shutdown::Trigger,
+}
+
+#[expect(clippy::expect_used, reason = "a mistake in a test must end it")]
+impl TestCa {
+    /// A new root.
+    ///
+    /// # Panics
+    /// If the temporary directory takes no files.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name =
+            format!("adit-test-ca-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(name);
+        let domain = TrustDomain::parse("cluster.local").expect("a trust domain");
+        pki::init(&directory, &domain, SystemTime::now()).expect("a certificate authority");
+        Self { directory }
+    }
+}
+
+impl Default for TestCa {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for TestCa {
+    fn drop(&mut self) {
+        let _left_over = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[expect(clippy::expect_used, clippy::panic, reason = "a mistake in a test must end it")]
+impl TestAgent {
+    /// An agent of `node` with two workers, which knows nothing yet.
+    ///
+    /// # Panics
+    /// If a thread cannot be made.
+    #[must_use]
+    pub fn start(network: &FakeNetwork, node: &str, ca: &TestCa) -> Self {
+        let (trigger, shutdown) = shutdown::channel();
+        let (recorder, records) = observer::channel(1 << 16);
+        let worlds = Worlds::new();
+        worlds.mark_synced();
+        let source = Configured::new(CaSettings::File(ca.directory.clone()), Clock::system());
+        let day = Duration::from_secs(24 * 3600);
+        let (certificates, rotating) = Certificates::new(source, day, Clock::system());
+        tokio::spawn(rotating.run(shutdown.clone()));
+        let settings = tunnel::Settings {
+            connect_timeout: Duration::from_secs(3),
+            ping_interval: Duration::from_millis(500),
+            ping_timeout: Duration::from_millis(500),
+            ..tunnel::Settings::default()
+        };
+        let context = worker::Context {
+            worlds: worlds.clone(),
+            certificates: certificates.clone(),
+            recorder,
+            control: runtime::Handle::current(),
+            tunnel: settings,
+            cluster: Arc::from("Kubernetes"),
+        };
+        let workers =
+            worker::start(worker::Settings { workers: 2 }, &context).expect("worker threads");
+        let recheck = workers.clone();
+        let (changing, end) = (worlds.clone(), shutdown.clone());
+        tokio::spawn(async move { recheck.recheck_on_changes(changing, end).await });
+        let datapath = FakeDatapath::new(network, workers.count());
+        let enroller = Enroller::new(
+            NodeName::new(node),
+            worlds.clone(),
+            datapath.clone(),
+            FirstCertificates(certificates),
+            Served(workers.clone()),
+            7,
+        );
+        let enrolments = enroller.enrolments();
+        tokio::spawn(enroller.run(std::future::ready(()), shutdown));
+        let records = Mutex::new(records);
+        Self { datapath, workers, enrolments, worlds, records, _trigger: trigger }
+    }
+
+    /// Tells the agent of the world, and waits until the pod is enrolled.
+    ///
+    /// # Panics
+    /// If that does not happen.
+    pub async fn enrolled(&self, deltas: &[Delta], uid: &str) -> Arc<FakePod> {
+        self.worlds.publish(deltas.to_vec());
+        self.wait_for(uid, &PodState::Enrolled).await;
+        let uid = PodUid::parse(uid).expect("a UID");
+        self.datapath.pod(&uid).expect("an open pod")
+    }
+
+    /// Waits until the pod's enrolment is in this state.
+    ///
+    /// # Panics
+    /// If that does not happen.
+    pub async fn wait_for(&self, uid: &str, state: &PodState) {
+        let mut pods = self.enrolments.clone();
+        let reached = async {
+            while !pods.list().iter().any(|pod| pod.uid.as_str() == uid && pod.state == *state) {
+                pods.changed().await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+            panic!("{uid} is not {state:?}: {:?}", self.enrolments.list());
+        }
+    }
+
+    /// The next flow of this direction that ends.
+    ///
+    /// # Panics
+    /// If none does.
+    pub async fn ended(&self, direction: Direction) -> FlowRecord {
+        let next = async {
+            loop {
+                let record = self.records.lock().await.receiver.recv().await;
+                let record = record.expect("the workers live");
+                if record.direction == direction && record.end.is_some() {
+                    return record;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, next).await.expect("a flow that ends")
+    }
+}
