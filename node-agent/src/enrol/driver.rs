@@ -39,9 +39,17 @@ pub struct Enroller<D: Datapath, C, W> {
 #[derive(Debug, Default)]
 struct Waits {
     idle: BTreeMap<PodUid, AbortHandle>,
-    certificates: BTreeMap<SpiffeId, (u64, AbortHandle)>,
-    /// How many certificates were acquired so far.
-    acquired: u64,
+    certificates: BTreeMap<SpiffeId, Fetch>,
+    /// How many certificates were asked for so far.
+    asked: u64,
+}
+
+/// A certificate that was asked for.
+#[derive(Debug)]
+struct Fetch {
+    number: u64,
+    task: AbortHandle,
+    ready: bool,
 }
 
 /// What people see.
@@ -199,9 +207,13 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
             }
             Report::Idle(uid, number) => self.handle(Input::Idle(uid, number)),
             Report::Certificate(identity, number) => {
-                let current = self.waits.certificates.get(&identity);
-                if current.is_some_and(|(now, _)| *now == number) {
+                let fetch = self.waits.certificates.get_mut(&identity);
+                if let Some(fetch) = fetch.filter(|fetch| fetch.number == number) {
+                    fetch.ready = true;
                     self.handle(Input::CertificateReady(identity));
+                } else {
+                    // Released while this report was on its way.
+                    self.outside.certificates.release(&identity);
                 }
             }
         }
@@ -211,12 +223,7 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
         while let Some(command) = self.machine.poll_command() {
             match command {
                 Command::Acquire(identity) => self.acquire(identity),
-                Command::Release(identity) => {
-                    if let Some((_, task)) = self.waits.certificates.remove(&identity) {
-                        task.abort();
-                    }
-                    self.outside.certificates.release(&identity);
-                }
+                Command::Release(identity) => self.release(&identity),
                 Command::Start(uid, job) => self.start(uid, job),
                 Command::AwaitIdle(uid, number) => self.await_idle(uid, number),
                 Command::Close(uid) => {
@@ -229,15 +236,24 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
     }
 
     fn acquire(&mut self, identity: SpiffeId) {
-        self.waits.acquired += 1;
-        let number = self.waits.acquired;
-        let ready = self.outside.certificates.acquire(&identity);
+        self.waits.asked += 1;
+        let number = self.waits.asked;
+        let outside = Arc::clone(&self.outside);
         let name = identity.clone();
         let task = self.tasks.spawn(async move {
-            ready.await;
+            outside.certificates.acquire(&identity).await;
             Report::Certificate(identity, number)
         });
-        self.waits.certificates.insert(name, (number, task));
+        self.waits.certificates.insert(name, Fetch { number, task, ready: false });
+    }
+
+    fn release(&mut self, identity: &SpiffeId) {
+        match self.waits.certificates.remove(identity) {
+            Some(fetch) if fetch.ready => self.outside.certificates.release(identity),
+            // If it is too late to abort, the report releases.
+            Some(fetch) => fetch.task.abort(),
+            None => {}
+        }
     }
 
     fn start(&mut self, uid: PodUid, job: Job) {

@@ -84,14 +84,14 @@ impl<D: Datapath, C: Certificates, W: Workers> Outside<D, C, W> {
             return Err(Arc::from("the pod has no listeners to serve"));
         }
         let target = &opened.target;
-        let pod = EnrolledPod {
+        let pod = Arc::new(EnrolledPod {
             uid: target.uid.clone(),
             name: target.name.clone(),
             identity: target.identity.clone(),
             addresses: target.addresses.clone(),
             sockets: opened.pod.sockets(),
-        };
-        let served = self.workers.add(pod, listeners).await;
+        });
+        let served = self.workers.add(&pod, listeners).await;
         served.map_err(|error| Arc::from(format!("workers could not listen: {error}")))
     }
 }

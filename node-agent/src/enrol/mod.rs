@@ -4,6 +4,7 @@
 
 mod driver;
 mod jobs;
+mod outside;
 
 #[cfg(test)]
 mod tests;
@@ -46,11 +47,11 @@ pub struct Enrolments(watch::Receiver<Arc<[PodStatus]>>);
 
 /// What enrolment needs of the certificates.
 pub trait Certificates: Send + Sync + 'static {
-    /// Gets a certificate for the identity and keeps it fresh, from this call on. The future only
-    /// tells when the first one is there, however long that takes; dropping it changes nothing.
-    fn acquire(&self, identity: &SpiffeId) -> impl Future<Output = ()> + Send + 'static;
+    /// Gets a certificate for the identity, however long that takes, and keeps it fresh. Dropping
+    /// the future before it returns withdraws the wish.
+    fn acquire(&self, identity: &SpiffeId) -> impl Future<Output = ()> + Send;
 
-    /// Drops the identity's certificate.
+    /// Takes one [`Certificates::acquire`] back that has returned.
     fn release(&self, identity: &SpiffeId);
 }
 
@@ -60,7 +61,7 @@ pub trait Workers: Send + Sync + 'static {
     /// all of them accept. After an error [`Workers::remove`] is called.
     fn add(
         &self,
-        pod: EnrolledPod,
+        pod: &Arc<EnrolledPod>,
         listeners: Vec<Listeners>,
     ) -> impl Future<Output = io::Result<()>> + Send;
 

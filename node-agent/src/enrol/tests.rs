@@ -55,6 +55,25 @@ async fn nothing_is_touched_before_the_certificate_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_certificate_that_nobody_needs_any_more_is_given_back() {
+    let agent = Agent::start(|_| {});
+    agent.certificates.hold();
+    agent.label(MeshMode::Ambient);
+    agent.publish([cart()]);
+    agent.reach("cart", &PodState::AwaitingCertificate).await;
+    // Released before it is issued, and again while the report of it may be on its way.
+    let why = NotEnrolled::NamespaceNotLabelled;
+    agent.label(MeshMode::Unset);
+    agent.reach("cart", &PodState::NotEnrolled(why)).await;
+    agent.label(MeshMode::Ambient);
+    agent.reach("cart", &PodState::AwaitingCertificate).await;
+    agent.label(MeshMode::Unset);
+    agent.certificates.issue();
+    agent.reach("cart", &PodState::NotEnrolled(why)).await;
+    agent.until(|_| agent.certificates.held() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_of_other_nodes_and_of_unlabelled_namespaces_are_left_alone() {
     let agent = Agent::start(|_| {});
     agent.label(MeshMode::Ambient);
@@ -382,16 +401,14 @@ impl FakeCertificates {
 }
 
 impl Certificates for FakeCertificates {
-    fn acquire(&self, identity: &SpiffeId) -> impl Future<Output = ()> + Send + 'static {
-        assert!(self.held.lock().unwrap().insert(identity.clone()));
+    async fn acquire(&self, identity: &SpiffeId) {
         let mut issuing = self.issuing.subscribe();
-        async move {
-            issuing.wait_for(|issuing| *issuing).await.unwrap();
-        }
+        issuing.wait_for(|issuing| *issuing).await.unwrap();
+        assert!(self.held.lock().unwrap().insert(identity.clone()), "twice");
     }
 
     fn release(&self, identity: &SpiffeId) {
-        assert!(self.held.lock().unwrap().remove(identity));
+        assert!(self.held.lock().unwrap().remove(identity), "not acquired");
     }
 }
 
@@ -422,12 +439,12 @@ impl FakeWorkers {
 }
 
 impl Workers for FakeWorkers {
-    async fn add(&self, pod: EnrolledPod, listeners: Vec<Listeners>) -> io::Result<()> {
+    async fn add(&self, pod: &Arc<EnrolledPod>, listeners: Vec<Listeners>) -> io::Result<()> {
         tokio::task::yield_now().await;
         if std::mem::take(&mut *self.refusing.lock().unwrap()) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
-        let before = self.pods.lock().unwrap().insert(pod.uid, listeners);
+        let before = self.pods.lock().unwrap().insert(pod.uid.clone(), listeners);
         assert!(before.is_none());
         Ok(())
     }
