@@ -1,3 +1,1 @@
 //! x
-mod adapt;
-pub(crate) use adapt::{FirstCertificates, Served};

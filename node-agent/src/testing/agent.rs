@@ -13,7 +13,6 @@ use adit_core::world::Delta;
 use tokio::runtime;
 use tokio::sync::Mutex;
 
-use crate::app::{FirstCertificates, Served};
 use crate::datapath::fake::{FakeDatapath, FakeNetwork, FakePod};
 use crate::discovery::Worlds;
 use crate::enrol::{Enroller, Enrolments};
@@ -117,8 +116,8 @@ impl TestAgent {
             NodeName::new(node),
             worlds.clone(),
             datapath.clone(),
-            FirstCertificates(certificates),
-            Served(workers.clone()),
+            certificates,
+            workers.clone(),
             7,
         );
         let enrolments = enroller.enrolments();

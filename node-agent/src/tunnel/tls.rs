@@ -104,6 +104,25 @@ enum End {
     Finished,
 }
 
+/// What the session is advanced for.
+enum Goal<'a, 'b> {
+    /// To decrypt: into the reader's buffer until it is full, and what does not fit into `plain`.
+    Receive(Option<&'a mut ReadBuf<'b>>),
+    /// To seal what is staged.
+    Seal,
+    /// To say close_notify.
+    Close,
+}
+
+impl<'b> Goal<'_, 'b> {
+    fn reader(&mut self) -> Option<&mut ReadBuf<'b>> {
+        match self {
+            Self::Receive(buf) => buf.as_deref_mut(),
+            Self::Seal | Self::Close => None,
+        }
+    }
+}
+
 /// What the session waits for.
 enum Wants {
     /// More from the other end, before anything can be sent.
@@ -117,7 +136,7 @@ impl<S: Session> Detached<S> {
     pub(crate) async fn handshake(tcp: TcpStream, session: S) -> Result<Self, HandshakeError> {
         let mut stream = TlsStream { tcp, tls: Records::new(session) };
         loop {
-            let advanced = stream.tls.advance(None);
+            let advanced = stream.tls.advance(Goal::Receive(None));
             // Also after an error: the alert tells the other end why.
             let flushed = std::future::poll_fn(|cx| stream.poll_send(cx)).await;
             let wants = advanced?;
@@ -165,9 +184,9 @@ impl<S: Session> Records<S> {
         }
     }
 
-    /// Lets the session look at what has come in, until it needs more, has filled `into`, or is
-    /// through. Plaintext goes to `into` and, what does not fit, to `plain`.
-    fn advance(&mut self, mut into: Option<&mut ReadBuf<'_>>) -> Result<Wants, rustls::Error> {
+    /// Lets the session go through what has come in, as far as `goal` needs it. Everything rustls is
+    /// given at a time starts with all of `incoming`: it remembers offsets into it.
+    fn advance(&mut self, mut goal: Goal<'_, '_>) -> Result<Wants, rustls::Error> {
         let wants = loop {
             let UnbufferedStatus { mut discard, state, .. } =
                 self.session.process(&mut self.incoming);
@@ -177,9 +196,9 @@ impl<S: Session> Records<S> {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
-                        deliver(record.payload, into.as_deref_mut(), &mut self.plain);
+                        deliver(record.payload, goal.reader(), &mut self.plain);
                     }
-                    if into.as_ref().is_some_and(|buf| buf.remaining() == 0) {
+                    if goal.reader().is_some_and(|buf| buf.remaining() == 0) {
                         wants = Some(Wants::Nothing);
                     }
                 }
@@ -190,11 +209,20 @@ impl<S: Session> Records<S> {
                 // The bytes stand in `outgoing` and leave in order; nothing is to be waited for.
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::BlockedHandshake) => wants = Some(Wants::Handshake),
-                Ok(ConnectionState::WriteTraffic(_)) => wants = Some(Wants::Nothing),
-                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                    self.end = End::Finished;
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    let free = self.outgoing.get_mut(self.sealed..).unwrap_or_default();
+                    let staged = self.staging.get(..self.staged).unwrap_or_default();
+                    self.sealed += match goal {
+                        Goal::Receive(_) => 0,
+                        Goal::Seal => traffic.encrypt(staged, free).map_err(exhausted)?,
+                        // A second one is refused: nothing more to say.
+                        Goal::Close => traffic.queue_close_notify(free).unwrap_or(0),
+                    };
                     wants = Some(Wants::Nothing);
                 }
+                // Said once; what follows is the state for sending.
+                Ok(ConnectionState::PeerClosed) => self.end = End::Finished,
+                Ok(ConnectionState::Closed) => wants = Some(Wants::Nothing),
                 Ok(_) => return Err(unexpected_state()),
                 Err(error) => {
                     self.incoming.advance(discard);
@@ -215,12 +243,12 @@ impl<S: Session> Records<S> {
 
     /// After an error the session's last words, an alert, stand first in its queue.
     fn encode_alert(&mut self) {
-        while let Ok(ConnectionState::EncodeTlsData(mut data)) = self.session.process(&mut []).state
-        {
-            let Ok(n) = encode(&mut data, &mut self.outgoing, self.sealed) else {
-                return;
-            };
+        loop {
+            let UnbufferedStatus { discard, state, .. } = self.session.process(&mut self.incoming);
+            let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
+            let Ok(n) = encode(&mut data, &mut self.outgoing, self.sealed) else { return };
             self.sealed += n;
+            self.incoming.advance(discard);
         }
     }
 
@@ -229,34 +257,20 @@ impl<S: Session> Records<S> {
         if self.staged == 0 {
             return Ok(());
         }
-        if self.outgoing.len() < buffer::SIZE {
-            self.outgoing = buffer::lend();
-        }
-        loop {
-            let status = self.session.process(&mut []);
-            match status.state.map_err(io::Error::other)? {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    let free = self.outgoing.get_mut(self.sealed..).unwrap_or_default();
-                    let data = self.staging.get(..self.staged).unwrap_or_default();
-                    self.sealed += traffic.encrypt(data, free).map_err(exhausted)?;
-                    break;
-                }
-                ConnectionState::EncodeTlsData(mut data) => {
-                    let encoded = encode(&mut data, &mut self.outgoing, self.sealed);
-                    self.sealed += encoded.map_err(io::Error::other)?;
-                }
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => self.end = End::Finished,
-                ConnectionState::ReadTraffic(_)
-                | ConnectionState::ReadEarlyData(_)
-                | ConnectionState::BlockedHandshake
-                | ConnectionState::Closed
-                | _ => return Err(io::ErrorKind::BrokenPipe.into()),
-            }
+        self.make_room();
+        match self.advance(Goal::Seal).map_err(io::Error::other)? {
+            Wants::Nothing if self.sealed > 0 => {}
+            Wants::Nothing | Wants::Handshake => return Err(io::ErrorKind::BrokenPipe.into()),
         }
         self.staged = 0;
         buffer::take_back(std::mem::take(&mut self.staging));
         Ok(())
+    }
+
+    fn make_room(&mut self) {
+        if self.outgoing.len() < buffer::SIZE {
+            self.outgoing = buffer::lend();
+        }
     }
 
     /// Gives the lent buffer back when everything in it has been sent.
@@ -316,8 +330,9 @@ fn unexpected_state() -> rustls::Error {
     rustls::Error::General("unexpected state of the TLS session".into())
 }
 
-fn exhausted(error: EncryptError) -> io::Error {
-    io::Error::other(error)
+#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn exhausted(error: EncryptError) -> rustls::Error {
+    rustls::Error::General(error.to_string())
 }
 
 impl<S: Session> TlsStream<S> {
@@ -375,7 +390,7 @@ impl<S: Session> AsyncRead for TlsStream<S> {
             }
             let before = buf.filled().len();
             if !this.tls.incoming.is_empty() {
-                this.tls.advance(Some(buf)).map_err(io::Error::other)?;
+                this.tls.advance(Goal::Receive(Some(buf))).map_err(io::Error::other)?;
             }
             // A key update may have to be answered.
             if this.poll_send(cx)?.is_pending() {
@@ -430,15 +445,8 @@ impl<S: Session> AsyncWrite for TlsStream<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
         let this = &mut *self;
-        if this.tls.outgoing.len() < buffer::SIZE {
-            this.tls.outgoing = buffer::lend();
-        }
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) =
-            this.tls.session.process(&mut []).state
-        {
-            // A second close_notify is refused by rustls: nothing more to say.
-            this.tls.sealed += traffic.queue_close_notify(&mut this.tls.outgoing).unwrap_or(0);
-        }
+        this.tls.make_room();
+        this.tls.advance(Goal::Close).map_err(io::Error::other)?;
         ready!(this.poll_send(cx))?;
         Pin::new(&mut this.tcp).poll_shutdown(cx)
     }
