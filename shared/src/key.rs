@@ -11,10 +11,13 @@ pub const ROLES: u32 = 4;
 /// Size of [`crate::names::LISTENERS`].
 pub const MAX_SLOTS: u32 = MAX_PODS * ROLES * MAX_WORKERS;
 
-/// The mark of captured connections, and of the agent's connections to a pod's application.
+/// The mark of captured connections.
 pub const MARK: u32 = 0x111;
 /// The bits of the mark that the routing rule looks at.
 pub const MARK_MASK: u32 = 0xfff;
+/// The mark of the agent's connections to a pod's application, which the application's accepted
+/// sockets inherit: the same to the routing rule, and told apart by the accept hook.
+pub const INWARD_MARK: u32 = 0x1111;
 /// The port that HBONE tunnels come in on.
 pub const HBONE_PORT: u16 = 15008;
 
@@ -57,11 +60,18 @@ pub enum Counter {
     NoListener = 7,
     /// Connections dropped because the kernel refused the listener.
     AssignFailed = 8,
+    /// Accepted sockets of applications that were bound to the loopback interface.
+    Bound = 9,
+    /// Those that could not be.
+    BindFailed = 10,
 }
+
+/// Size of [`crate::names::COUNTERS`].
+pub const COUNTERS: u32 = Counter::BindFailed as u32 + 1;
 
 impl Counter {
     /// All counters, in the order of their keys.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Marked,
         Self::Agent,
         Self::MarkFailed,
@@ -71,6 +81,8 @@ impl Counter {
         Self::Plaintext,
         Self::NoListener,
         Self::AssignFailed,
+        Self::Bound,
+        Self::BindFailed,
     ];
 
     /// The spelling used by metrics and the command line.
@@ -86,6 +98,8 @@ impl Counter {
             Self::Plaintext => "steered_plaintext",
             Self::NoListener => "dropped_no_listener",
             Self::AssignFailed => "dropped_assign_failed",
+            Self::Bound => "accept_bound",
+            Self::BindFailed => "accept_bind_failed",
         }
     }
 }

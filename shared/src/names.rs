@@ -22,7 +22,9 @@ pub const CONNECT6: &str = "connect6";
 pub const BIND4: &str = "bind4";
 /// `cgroup/bind6`: the same for IPv6.
 pub const BIND6: &str = "bind6";
+/// `sockops`: keeps what applications accept from the agent apart from what the agent accepts.
+pub const ACCEPT: &str = "accept";
 /// The programs at the root of the cgroup2 hierarchy.
-pub const CGROUP_PROGRAMS: [&str; 4] = [CONNECT4, CONNECT6, BIND4, BIND6];
+pub const CGROUP_PROGRAMS: [&str; 5] = [CONNECT4, CONNECT6, BIND4, BIND6, ACCEPT];
 /// `sk_lookup`: steers a pod's new connections to the agent's listeners.
 pub const LOOKUP: &str = "lookup";

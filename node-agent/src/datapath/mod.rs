@@ -1,8 +1,17 @@
 //! The door to the kernel: what enrolment needs of it ([`Datapath`]), and what the proxy needs of
 //! an enrolled pod ([`PodSockets`]).
 
+pub mod cleanup;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+pub mod kernel;
+mod maps;
+mod marked;
+mod pins;
+pub mod pod;
+pub mod probe;
+mod routes;
+mod sockets;
 
 use std::future::Future;
 use std::io;

@@ -1,1 +1,11 @@
-//! The module `sys`.
+//! The few system calls that no library covers, and namespaces, mounts and limits. Everything unsafe
+//! of the agent is in this module.
+
+pub mod bpf;
+pub mod cgroup;
+pub mod errno;
+pub mod interfaces;
+pub mod mount;
+pub mod netns;
+pub mod process;
+pub mod sockopt;

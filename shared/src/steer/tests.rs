@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use super::*;
-use crate::key::{MAX_PODS, MAX_SLOTS};
+use crate::key::{MARK, MARK_MASK, MAX_PODS, MAX_SLOTS};
 use crate::value::words;
 
 const OWN: [&str; 4] = ["10.1.0.2", "10.9.0.2", "fd00:1::2", "fe80::2"];
@@ -23,29 +23,36 @@ fn only_streams_of_enrolled_pods_that_are_not_the_agents_are_marked() {
     }
 }
 
+#[test]
+fn what_applications_accept_from_the_agent_is_known_by_its_mark() {
+    assert!(accepted_from_agent(INWARD_MARK, true));
+    assert!(!accepted_from_agent(INWARD_MARK, false));
+    for mark in [0, MARK, INWARD_MARK + 1, u32::MAX] {
+        assert!(!accepted_from_agent(mark, true), "{mark:#x}");
+    }
+    // The rule routes both alike.
+    assert_eq!(INWARD_MARK & MARK_MASK, MARK);
+}
+
 /// Every combination of (source, destination, interface, port, protocol) against the sentence that
 /// describes it.
 #[test]
 fn every_kind_of_packet_goes_where_the_table_says() {
-    let sources = ["10.1.0.2", "10.9.0.2", "127.0.0.1", "10.1.0.77", "0.0.0.0"];
-    let sources6 = ["fd00:1::2", "fe80::2", "::1", "fd00:1::77", "fe80::77"];
-    for (sources, loopbacks) in [(sources, ["127.0.0.1", "127.9.9.9"]), (sources6, ["::1", "::1"])]
-    {
-        for from in sources {
-            for to in sources.iter().chain(&loopbacks).copied() {
-                for port in [22, 15001, 15006, 15008, 8080] {
-                    for on_loopback in [false, true] {
-                        for protocol in [6, 17] {
-                            let packet = packet(from, to, port, on_loopback, protocol);
-                            let expected = expected(from, to, port, on_loopback, protocol);
-                            assert_eq!(
-                                steer(&pod(4), &packet),
-                                expected,
-                                "{from} > {to}:{port} lo={on_loopback} proto={protocol}"
-                            );
-                        }
-                    }
-                }
+    let v4 = ["10.1.0.2", "10.9.0.2", "127.0.0.1", "127.9.9.9", "10.1.0.77", "0.0.0.0"];
+    let v6 = ["fd00:1::2", "fe80::2", "::1", "fd00:1::77", "fe80::77", "::"];
+    for family in [v4, v6] {
+        let ends = family.into_iter().flat_map(|from| family.map(|to| (from, to)));
+        for ((from, to), port) in
+            ends.flat_map(|ends| [22, 15001, 15006, 15008, 8080].map(|port| (ends, port)))
+        {
+            for (on_loopback, protocol) in [(false, 6), (true, 6), (false, 17), (true, 17)] {
+                let packet = packet(from, to, port, on_loopback, protocol);
+                let expected = expected(from, to, port, on_loopback, protocol);
+                assert_eq!(
+                    steer(&pod(4), &packet),
+                    expected,
+                    "{from} > {to}:{port} lo={on_loopback} proto={protocol}"
+                );
             }
         }
     }

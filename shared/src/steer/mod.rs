@@ -1,6 +1,6 @@
 //! The decisions of the programs, without the kernel.
 
-use crate::key::{HBONE_PORT, MAX_WORKERS, ROLES, Role};
+use crate::key::{HBONE_PORT, INWARD_MARK, MAX_WORKERS, ROLES, Role};
 use crate::value::{PodConfig, V4, V6};
 
 const TCP: u32 = 6;
@@ -28,6 +28,13 @@ pub const fn connect(stream: bool, enrolled: bool, agent: bool) -> Connect {
         (true, true) => Connect::Agent,
         (true, false) => Connect::Mark,
     }
+}
+
+/// Whether an accepted socket is an application's that the agent connected to.
+#[inline(always)]
+#[must_use]
+pub const fn accepted_from_agent(mark: u32, enrolled: bool) -> bool {
+    mark == INWARD_MARK && enrolled
 }
 
 /// The two ends of a packet, as the pod's namespace sees it arrive.

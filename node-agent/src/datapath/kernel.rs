@@ -1,0 +1,347 @@
+//! The real [`Datapath`]: eBPF programs, pins, namespaces.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use adit_core::enrolment::Step;
+use adit_core::workload::PodUid;
+use adit_shared::key::{MAX_PODS, MAX_WORKERS};
+use adit_shared::names;
+use aya::Ebpf;
+use aya::programs::links::{CgroupAttachMode, FdLink};
+use aya::programs::{CgroupSockAddr, Program, ProgramError};
+use serde::Deserialize;
+
+use crate::datapath::maps::{self, Maps, failed};
+use crate::datapath::pins::{PinnedPod, Pins};
+use crate::datapath::pod::{Checked, KernelPod};
+use crate::datapath::routes::{self, Before, Routes};
+use crate::datapath::{Adopted, Datapath, DatapathError, PodTarget};
+use crate::sys::cgroup;
+use crate::sys::interfaces::Interfaces;
+use crate::sys::netns::{self, Netns};
+
+/// Where the kernel keeps what is the agent's.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Settings {
+    /// The directory of pins, on a bpffs; one per agent.
+    pub pins: PathBuf,
+    /// The root of the cgroup2 hierarchy, or `auto`.
+    pub cgroup: PathBuf,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { pins: PathBuf::from("/sys/fs/bpf/adit"), cgroup: PathBuf::from("auto") }
+    }
+}
+
+impl Settings {
+    /// The root of the cgroup2 hierarchy.
+    ///
+    /// # Errors
+    /// It is not mounted and cannot be.
+    pub fn cgroup(&self) -> io::Result<PathBuf> {
+        if self.cgroup == Path::new("auto") { cgroup::root() } else { Ok(self.cgroup.clone()) }
+    }
+}
+
+/// The kernel's side of one agent.
+#[derive(Debug)]
+pub struct KernelDatapath {
+    node: Arc<Node>,
+}
+
+/// What all pods share.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) maps: Arc<Maps>,
+    pub(super) pins: Pins,
+    pub(super) workers: usize,
+    pods: Mutex<BTreeMap<PodUid, Place>>,
+}
+
+/// A pod's place among the pods of the node.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    index: u32,
+    /// How many [`KernelPod`]s hold it.
+    open: usize,
+    /// The cookie of its namespace, while it is open.
+    cookie: Option<u64>,
+}
+
+impl KernelDatapath {
+    /// Takes over what an earlier agent left, or begins anew: maps, programs at the cgroup root, the
+    /// indices of pods. Collects what is left of pods that are gone.
+    ///
+    /// # Errors
+    /// Names the operation that failed and the kernel's answer.
+    pub fn start(settings: &Settings, workers: usize) -> Result<Self, DatapathError> {
+        if workers == 0 || workers > MAX_WORKERS as usize {
+            return Err(DatapathError::Limit("workers: 1 to 16 are possible"));
+        }
+        let cgroup = settings.cgroup();
+        let cgroup = cgroup.map_err(|source| failed("find the cgroup2 hierarchy", source))?;
+        let pins = Pins::prepare(&settings.pins)?;
+        maps::check_pinned(pins.directory())?;
+        let mut object = maps::load(Some(pins.directory()), None)?;
+        attach_to_cgroup(&mut object, &cgroup, |link, name| pins.replace(link, name))?;
+        let node = Arc::new(Node {
+            maps: Arc::new(Maps::take(&mut object)?),
+            pins,
+            workers,
+            pods: Mutex::default(),
+        });
+        node.adopt()?;
+        Ok(Self { node })
+    }
+
+    /// What the programs have counted: a label and a number each.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, DatapathError> {
+        let counts = self.node.maps.counters()?;
+        Ok(counts.into_iter().map(|(counter, count)| (counter.as_label(), count)).collect())
+    }
+}
+
+impl Datapath for KernelDatapath {
+    type Pod = KernelPod;
+
+    fn adopted(&self) -> Vec<Adopted> {
+        let pods = self.node.pins.pods().unwrap_or_else(|error| {
+            tracing::error!(%error, "pinned pods cannot be listed");
+            BTreeMap::new()
+        });
+        let adopted = |(uid, pod): (PodUid, PinnedPod)| Adopted { uid, alive: pod.netns.is_some() };
+        pods.into_iter().map(adopted).collect()
+    }
+
+    async fn open(&self, target: &PodTarget) -> Result<Arc<KernelPod>, DatapathError> {
+        let node = Arc::clone(&self.node);
+        let target = target.clone();
+        blocking(move || node.open(&target)).await
+    }
+
+    async fn perform(&self, pod: &Arc<KernelPod>, step: Step) -> Result<(), DatapathError> {
+        let of = Arc::clone(pod);
+        match step {
+            Step::Listeners => pod.open_listeners(),
+            Step::Slots => pod.fill_slots(),
+            // The verifier takes its time.
+            Step::Lookup => blocking(move || of.attach_lookup()).await,
+            Step::Routes => pod.add_routes().await,
+            Step::Capture => pod.capture(),
+        }
+    }
+
+    async fn undo(&self, pod: &Arc<KernelPod>, step: Step) -> Result<(), DatapathError> {
+        match step {
+            Step::Listeners => {
+                pod.close_listeners();
+                Ok(())
+            }
+            Step::Slots => pod.empty_slots(),
+            Step::Lookup => pod.detach_lookup(),
+            Step::Routes => pod.remove_routes().await,
+            Step::Capture => pod.release(),
+        }
+    }
+
+    fn forget(&self, uid: &PodUid) -> impl Future<Output = Result<(), DatapathError>> + Send {
+        let node = Arc::clone(&self.node);
+        let uid = uid.clone();
+        async move { node.forget(&uid).await }
+    }
+}
+
+impl Node {
+    fn adopt(&self) -> Result<(), DatapathError> {
+        let pods = self.pins.pods()?;
+        for (uid, pod) in &pods {
+            if pod.netns.is_none() {
+                tracing::info!(pod = %uid, "collecting the pins of a pod that is gone");
+                self.collect(uid, pod.index)?;
+                continue;
+            }
+            let place = Place { index: pod.index, ..Place::default() };
+            self.pods().insert(uid.clone(), place);
+        }
+        // An entry without pins is nobody's: its pod could neither be served nor found.
+        let kept = self.pods().clone();
+        for (cookie, index) in self.maps.enrolled()? {
+            if !kept.values().any(|place| place.index == index) {
+                self.maps.withdraw(cookie)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(self: Arc<Self>, target: &PodTarget) -> Result<Arc<KernelPod>, DatapathError> {
+        let wrong = |why| DatapathError::WrongNetns { path: target.netns.clone(), why };
+        let netns_error = |source| DatapathError::Netns { path: target.netns.clone(), source };
+        let netns = Netns::open(&target.netns).map_err(netns_error)?;
+        if netns.is_a_hosts().map_err(netns_error)? {
+            return Err(wrong("it is the host's"));
+        }
+        let interfaces = netns.within(Interfaces::read);
+        let interfaces = interfaces.and_then(|read| read).map_err(netns_error)?;
+        let own = |address| interfaces.addresses.contains(address);
+        if !target.addresses.iter().any(own) {
+            return Err(wrong("it has none of the pod's addresses"));
+        }
+        let index = self.take_place(&target.uid, &netns, wrong)?;
+        let checked = Checked {
+            uid: target.uid.clone(),
+            index,
+            netns,
+            addresses: target.addresses.clone(),
+            interfaces,
+        };
+        Ok(Arc::new(KernelPod::new(self, checked)))
+    }
+
+    /// The index of a pod that is being opened: the one it had, or the first that is free.
+    fn take_place(
+        &self,
+        uid: &PodUid,
+        netns: &Netns,
+        wrong: impl Fn(&'static str) -> DatapathError,
+    ) -> Result<u32, DatapathError> {
+        let pinned = self.pins.pods()?;
+        let stale = pinned.get(uid).filter(|pod| pod.netns.map(u64::from) != Some(netns.inode()));
+        let mut pods = self.pods();
+        if pods.iter().any(|(other, place)| other != uid && place.cookie == Some(netns.cookie())) {
+            return Err(wrong("another pod is enrolled with it"));
+        }
+        if let Some(pod) = stale {
+            // The pod has a new sandbox.
+            self.collect(uid, pod.index)?;
+        }
+        let taken = |index: &u32| pods.values().any(|place| place.index == *index);
+        let index = match pods.get(uid) {
+            Some(place) => place.index,
+            None => (0..MAX_PODS)
+                .find(|index| !taken(index))
+                .ok_or(DatapathError::Limit("1024 pods are enrolled on this node already"))?,
+        };
+        let place = pods.entry(uid.clone()).or_default();
+        place.index = index;
+        place.cookie = Some(netns.cookie());
+        place.open += 1;
+        Ok(index)
+    }
+
+    /// A [`KernelPod`] was dropped. Its index is free again unless something pinned depends on it.
+    pub(super) fn closed(&self, uid: &PodUid) {
+        let mut pods = self.pods();
+        let Some(place) = pods.get_mut(uid) else {
+            return;
+        };
+        place.open = place.open.saturating_sub(1);
+        if place.open == 0 {
+            place.cookie = None;
+            let index = place.index;
+            if !self.pins.has_pod(uid, index) {
+                pods.remove(uid);
+            }
+        }
+    }
+
+    async fn forget(&self, uid: &PodUid) -> Result<(), DatapathError> {
+        let Some(pod) = self.pins.pods()?.remove(uid) else {
+            return Ok(());
+        };
+        self.withdraw(pod.index)?;
+        if let Some(inode) = pod.netns {
+            clear_netns(inode).await?;
+        }
+        self.collect(uid, pod.index)?;
+        let mut pods = self.pods();
+        if pods.get(uid).is_some_and(|place| place.open == 0) {
+            pods.remove(uid);
+        }
+        Ok(())
+    }
+
+    /// Removes everything of a pod but what is inside its namespace.
+    fn collect(&self, uid: &PodUid, index: u32) -> Result<(), DatapathError> {
+        self.withdraw(index)?;
+        self.pins.remove_pods(uid, index)?;
+        self.maps.empty(index)
+    }
+
+    fn withdraw(&self, index: u32) -> Result<(), DatapathError> {
+        for (cookie, of) in self.maps.enrolled()? {
+            if of == index {
+                self.maps.withdraw(cookie)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pods(&self) -> MutexGuard<'_, BTreeMap<PodUid, Place>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes rules, routes and sysctl from a namespace that is known by its inode, if it can be reached.
+pub(super) async fn clear_netns(inode: u32) -> Result<(), DatapathError> {
+    let found = tokio::task::spawn_blocking(move || netns::find(u64::from(inode))).await;
+    let Ok(Some(netns)) = found else {
+        tracing::info!(inode, "a pod's namespace has no path: its rules stay, and serve nobody");
+        return Ok(());
+    };
+    Routes::of(&netns)?.remove().await?;
+    routes::restore_sysctls(&netns, Before::default())
+}
+
+/// Loads and attaches the programs at the root of the cgroup2 hierarchy. `keep` takes each link.
+pub(super) fn attach_to_cgroup(
+    object: &mut Ebpf,
+    cgroup: &Path,
+    mut keep: impl FnMut(FdLink, &'static str) -> Result<(), DatapathError>,
+) -> Result<(), DatapathError> {
+    let open = || format!("open {}", cgroup.display());
+    let directory = File::open(cgroup).map_err(|source| failed(open(), source))?;
+    for name in names::CGROUP_PROGRAMS {
+        let what = || format!("attach program {name} to {}", cgroup.display());
+        let program = object.program_mut(name);
+        let program = program.ok_or_else(|| failed(what(), maps::missing(name)))?;
+        let link = attach_one(program, &directory).map_err(|source| failed(what(), source))?;
+        keep(link, name)?;
+    }
+    Ok(())
+}
+
+fn attach_one(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> {
+    // A link at a cgroup always allows others beside it; the kernel refuses the flag that says so
+    // (cgroup_bpf_link_attach, kernel/bpf/cgroup.c), which the other modes would send.
+    let mode = CgroupAttachMode::Single;
+    if let Program::SockOps(program) = program {
+        program.load()?;
+        let id = program.attach(cgroup, mode)?;
+        return FdLink::try_from(program.take_link(id)?).map_err(|_link| ProgramError::NotAttached);
+    }
+    let program: &mut CgroupSockAddr = program.try_into()?;
+    program.load()?;
+    let id = program.attach(cgroup, mode)?;
+    FdLink::try_from(program.take_link(id)?).map_err(|_link| ProgramError::NotAttached)
+}
+
+/// Does something that takes its time, off the runtime's threads.
+async fn blocking<T, F>(f: F) -> Result<T, DatapathError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, DatapathError> + Send + 'static,
+{
+    let done = tokio::task::spawn_blocking(f).await;
+    done.unwrap_or_else(|source| Err(failed("run a step", source)))
+}

@@ -1,0 +1,11 @@
+//! The real datapath on the real kernel: eBPF, routes and sockets in network namespaces of the
+//! tests' own. Needs root.
+
+#[cfg(test)]
+mod capture;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod space;
+#[cfg(test)]
+mod upstream;
