@@ -26,6 +26,22 @@ use adit_core::workload::{ObjectName, PodUid};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
+/// Where the programs are kept and attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The directory on bpffs for this agent's links and maps.
+    pub pins: PathBuf,
+    /// The cgroup2 directory that the connect programs are attached to; `None` for the root of the
+    /// hierarchy, wherever it is mounted.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { pins: PathBuf::from("/sys/fs/bpf/adit"), cgroup: None }
+    }
+}
+
 /// A pod to enrol.
 #[derive(Debug, Clone)]
 pub struct PodTarget {

@@ -173,7 +173,8 @@ impl Source {
         let mut unwatched = self.watch.aim();
         let mut scan = self.catalog.scan();
         if self.watch.follow(std::mem::take(&mut scan.link_targets)) {
-            unwatched = unwatched.or(self.watch.aim());
+            let more = self.watch.aim();
+            unwatched = unwatched.or(more);
             let earlier = std::mem::take(&mut scan.deltas);
             scan = self.catalog.scan();
             scan.deltas.splice(0..0, earlier);

@@ -26,7 +26,7 @@ pub(super) fn documents(text: &str) -> Vec<String> {
     let mut documents = Vec::new();
     let mut current = String::new();
     for line in text.split_inclusive('\n') {
-        let marker = line.strip_prefix("---").or(line.strip_prefix("..."));
+        let marker = line.strip_prefix("---").or_else(|| line.strip_prefix("..."));
         match marker.filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])) {
             Some(rest) => {
                 documents.push(std::mem::take(&mut current));
@@ -179,10 +179,7 @@ impl<'de> Visitor<'de> for Bounded<'_> {
 /// `<<: *other` and `<<: [*one, *two]`: entries that the map does not have itself
 /// (<https://yaml.org/type/merge.html>).
 fn merge(map: &mut Map<String, Value>, value: Value) -> Result<(), &'static str> {
-    let sources = match value {
-        Value::Array(sources) => sources,
-        single => vec![single],
-    };
+    let sources = if let Value::Array(sources) = value { sources } else { vec![value] };
     for source in sources {
         let Value::Object(source) = source else {
             return Err("`<<` needs a mapping or a list of mappings");
@@ -298,7 +295,6 @@ mod tests {
         let started = Instant::now();
         check();
         let took = started.elapsed();
-        eprintln!("{what}: {took:?}");
         assert!(took < Duration::from_secs(20), "{what}: {took:?}");
     }
 

@@ -19,12 +19,12 @@ pub struct Snapshot {
     services: BTreeMap<ObjectName, (Service, Vec<Endpoint>)>,
 }
 
-/// Objects that contradict each other.
+/// Objects that contradict each other: both claim the same …
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Problem {
     /// Two pods with one UID.
     #[error("Pod {second} has the UID {uid} of Pod {first}; it is ignored")]
-    SameUid {
+    Uid {
         /// The UID.
         uid: PodUid,
         /// The pod that keeps it.
@@ -37,7 +37,7 @@ pub enum Problem {
         "Pod {first} and Pod {second} both have the address {address}; the one that was seen \
          last is taken for its owner"
     )]
-    SameAddress {
+    Address {
         /// The address.
         address: IpAddr,
         /// One pod.
@@ -47,7 +47,7 @@ pub enum Problem {
     },
     /// Two services with one virtual address.
     #[error("Service {second} has the address {address} of Service {first}, which keeps it")]
-    SameVip {
+    Vip {
         /// The address.
         address: IpAddr,
         /// The service that keeps it.
@@ -79,7 +79,7 @@ impl Snapshot {
                         let namespace: &str = &pod.workload.name.namespace;
                         pods.entry(namespace).or_default().push(pod);
                     }
-                    Entry::Occupied(place) => problems.push(Problem::SameUid {
+                    Entry::Occupied(place) => problems.push(Problem::Uid {
                         uid: place.key().clone(),
                         first: place.get().name.clone(),
                         second: pod.workload.name.clone(),
@@ -113,7 +113,7 @@ impl Snapshot {
         for pod in self.workloads.values().filter(own) {
             for address in &pod.addresses {
                 if let Some(first) = owners.insert(*address, &pod.name) {
-                    problems.push(Problem::SameAddress {
+                    problems.push(Problem::Address {
                         address: *address,
                         first: first.clone(),
                         second: pod.name.clone(),
@@ -126,7 +126,7 @@ impl Snapshot {
             for vip in &service.vips {
                 let first = *owners.entry(*vip).or_insert(&service.name);
                 if *first != service.name {
-                    problems.push(Problem::SameVip {
+                    problems.push(Problem::Vip {
                         address: *vip,
                         first: first.clone(),
                         second: service.name.clone(),

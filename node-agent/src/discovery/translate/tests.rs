@@ -333,8 +333,7 @@ fn the_way_from_one_state_to_the_next_holds_only_what_changed() {
 }
 
 #[test]
-fn an_invalid_field_is_named_with_its_value() {
-    let long = "x".repeat(200);
+fn an_invalid_field_of_a_pod_is_named_with_its_value() {
     let pods = [
         (r#""metadata": {}"#, "metadata.name: missing: this field is required"),
         (
@@ -379,6 +378,10 @@ fn an_invalid_field_is_named_with_its_value() {
         let error = read_pod(&format!("{{{fields}}}")).unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
+}
+
+#[test]
+fn an_invalid_field_of_a_service_is_named_with_its_value() {
     let services = [
         (r#"{"clusterIP": "10.0.0.0.1"}"#, "spec.clusterIP: \"10.0.0.0.1\": not an IP address"),
         (
@@ -423,6 +426,11 @@ fn an_invalid_field_is_named_with_its_value() {
     for (spec, expected) in services {
         assert_eq!(read_service(spec).unwrap_err().to_string(), expected);
     }
+}
+
+#[test]
+fn an_invalid_field_of_a_slice_is_named_with_its_value() {
+    let long = "x".repeat(200);
     let slices = [
         (
             r#"{"addressType": "ipv4", "endpoints": []}"#.to_owned(),

@@ -1,0 +1,232 @@
+//! What was written → settings, with defaults. Everything is checked, so that everything that is
+//! wrong is told at once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::identity::TrustDomain;
+use adit_core::workload::NodeName;
+
+use crate::config::env::Environment;
+use crate::config::file::{Given, RawConfig, RawDatapath, RawTunnel};
+use crate::config::{Config, Mesh, Problems, duration};
+use crate::datapath;
+use crate::discovery;
+use crate::discovery::manifests;
+use crate::identity;
+use crate::tunnel;
+use crate::worker;
+use crate::worker::MAX_WORKERS;
+
+const DEFAULT_CLUSTER: &str = "Kubernetes";
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+const DEFAULT_MANIFESTS: &str = "/etc/adit/manifests";
+const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+
+/// As many workers as cores, but no more than this unless told to: the pods need cores too.
+const DEFAULT_MAX_WORKERS: usize = 4;
+
+/// `None` only if there are problems.
+pub(super) fn check(
+    raw: RawConfig,
+    environment: &dyn Environment,
+    problems: &mut Problems,
+) -> Option<Config> {
+    let node = node(raw.node, environment, problems);
+    let cluster = cluster(raw.cluster, problems);
+    let trust_domain = trust_domain(raw.trust_domain, problems);
+    let directory = manifests_directory(raw.manifests, problems);
+    let unreadable = raw.unreadable.contains(&"identity");
+    let identity = identity(raw.identity, unreadable, problems);
+    let datapath = datapath(raw.datapath, problems);
+    let workers = workers(raw.workers.as_ref(), environment, problems);
+    let tunnel = tunnel(&raw.tunnel, problems);
+    absolute("admin.socket", &raw.admin.socket, problems);
+    if raw.metrics.address == raw.readiness.address {
+        let address = raw.readiness.address;
+        let problem = format_args!("{address} is the address of metrics too: give another one");
+        problems.add("readiness.address", problem);
+    }
+    let limits = (Duration::ZERO, Duration::from_secs(3600));
+    let drain =
+        time("drain.deadline", raw.drain.deadline.as_ref(), DEFAULT_DRAIN, limits, problems);
+    Some(Config {
+        mesh: Mesh { node: node?, cluster: cluster?, trust_domain: trust_domain? },
+        discovery: discovery::Settings { manifests: manifests::Settings { directory } },
+        identity: identity?,
+        datapath,
+        worker: worker::Settings { workers },
+        tunnel,
+        admin: raw.admin,
+        metrics: raw.metrics,
+        readiness: raw.readiness,
+        log: raw.log,
+        access_log: raw.access_log,
+        drain_deadline: drain,
+    })
+}
+
+/// The host's name is taken in lower case, as the kubelet does.
+fn node(
+    given: Option<Given<String>>,
+    environment: &dyn Environment,
+    problems: &mut Problems,
+) -> Option<NodeName> {
+    let given = given.or_else(|| {
+        let value = environment.hostname()?.to_ascii_lowercase();
+        let key = "node (the host's name)";
+        Some(Given { key, value })
+    });
+    let Some(Given { key, value }) = given else {
+        problems.add("node", "is missing and the host has no name: give this node's name");
+        return None;
+    };
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    if value.is_empty() || value.len() > 253 || !value.bytes().all(legal) {
+        let example = "give the name that pods have in spec.nodeName, of [a-z0-9.-]";
+        problems.add(key, format_args!("{value:?} is not a node name: {example}"));
+        return None;
+    }
+    Some(NodeName::new(&value))
+}
+
+fn cluster(given: Option<Given<String>>, problems: &mut Problems) -> Option<Arc<str>> {
+    let Some(Given { key, value }) = given else {
+        return Some(Arc::from(DEFAULT_CLUSTER));
+    };
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    if value.is_empty() || value.len() > 63 || !value.bytes().all(legal) {
+        problems.add(key, format_args!("{value:?} is not of [A-Za-z0-9._-]{{1,63}}"));
+        return None;
+    }
+    Some(Arc::from(value))
+}
+
+fn trust_domain(given: Option<Given<String>>, problems: &mut Problems) -> Option<TrustDomain> {
+    let (key, value) = match given {
+        Some(Given { key, value }) => (key, value),
+        None => ("trustDomain", DEFAULT_TRUST_DOMAIN.to_owned()),
+    };
+    match TrustDomain::parse(&value) {
+        Ok(domain) => Some(domain),
+        Err(error) => {
+            problems.add(key, format_args!("{value:?}: {error}"));
+            None
+        }
+    }
+}
+
+fn manifests_directory(given: Option<Given<String>>, problems: &mut Problems) -> PathBuf {
+    let Some(Given { key, value }) = given else {
+        return PathBuf::from(DEFAULT_MANIFESTS);
+    };
+    let directory = PathBuf::from(value);
+    absolute(key, &directory, problems);
+    directory
+}
+
+fn identity(
+    given: Option<identity::RawSettings>,
+    unreadable: bool,
+    problems: &mut Problems,
+) -> Option<identity::Settings> {
+    if unreadable {
+        return None;
+    }
+    // There is no CA by default: an agent that signs for itself must have been told to.
+    let raw = given.unwrap_or_else(|| identity::RawSettings {
+        lifetime: None,
+        ca: identity::RawCa::default(),
+    });
+    match raw.try_into() {
+        Ok(settings) => Some(settings),
+        Err(error) => {
+            let error: identity::SettingsError = error;
+            problems.0.push(error.to_string());
+            None
+        }
+    }
+}
+
+fn datapath(raw: RawDatapath, problems: &mut Problems) -> datapath::Settings {
+    let RawDatapath { pins, cgroup } = raw;
+    let defaults = datapath::Settings::default();
+    let cgroup = cgroup.filter(|path| path != "auto").map(PathBuf::from);
+    if let Some(path) = &cgroup
+        && !path.is_absolute()
+    {
+        let path = path.display().to_string();
+        problems.add("datapath.cgroup", format_args!("{path:?} is not auto or an absolute path"));
+    }
+    let pins = pins.unwrap_or(defaults.pins);
+    absolute("datapath.pins", &pins, problems);
+    datapath::Settings { pins, cgroup }
+}
+
+fn workers(
+    given: Option<&Given<usize>>,
+    environment: &dyn Environment,
+    problems: &mut Problems,
+) -> usize {
+    match given {
+        None => environment.cores().clamp(1, DEFAULT_MAX_WORKERS),
+        Some(Given { key, value }) => {
+            if !(1..=MAX_WORKERS).contains(value) {
+                problems.add(key, format_args!("{value} is not 1 to {MAX_WORKERS}"));
+            }
+            *value
+        }
+    }
+}
+
+fn tunnel(raw: &RawTunnel, problems: &mut Problems) -> tunnel::Settings {
+    let defaults = tunnel::Settings::default();
+    let limits = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
+    let RawTunnel { idle_timeout, ping_interval, ping_timeout, connect_timeout, max_streams } = raw;
+    let mut time = |key: &str, text: &Option<String>, default| {
+        time(key, text.as_ref(), default, limits, problems)
+    };
+    let settings = tunnel::Settings {
+        idle_timeout: time("tunnel.idleTimeout", idle_timeout, defaults.idle_timeout),
+        ping_interval: time("tunnel.pingInterval", ping_interval, defaults.ping_interval),
+        ping_timeout: time("tunnel.pingTimeout", ping_timeout, defaults.ping_timeout),
+        connect_timeout: time("tunnel.connectTimeout", connect_timeout, defaults.connect_timeout),
+        max_streams: max_streams.unwrap_or(defaults.max_streams),
+    };
+    if !(1..=10_000).contains(&settings.max_streams) {
+        let problem = format_args!("{} is not 1 to 10000", settings.max_streams);
+        problems.add("tunnel.maxStreams", problem);
+    }
+    settings
+}
+
+fn time(
+    key: &str,
+    text: Option<&String>,
+    default: Duration,
+    (least, most): (Duration, Duration),
+    problems: &mut Problems,
+) -> Duration {
+    let Some(text) = text else { return default };
+    match duration::parse(text) {
+        Some(duration) if (least..=most).contains(&duration) => return duration,
+        Some(_) => {
+            let (least, most) = (duration::show(least), duration::show(most));
+            problems.add(key, format_args!("{text:?} is not within {least} and {most}"));
+        }
+        None => {
+            let example = "give a number and a unit, such as 250ms, 10s, 5m or 24h";
+            problems.add(key, format_args!("{text:?} is not a duration: {example}"));
+        }
+    }
+    default
+}
+
+/// Relative to what, nobody could tell: a daemon has no directory of its own.
+fn absolute(key: &str, path: &Path, problems: &mut Problems) {
+    if !path.is_absolute() {
+        let path = path.display().to_string();
+        problems.add(key, format_args!("{path:?} is not an absolute path"));
+    }
+}
