@@ -1,1 +1,3 @@
 //! The module `cli`.
+#[cfg(test)]
+pub(crate) mod golden;

@@ -73,6 +73,14 @@ impl Recorder {
     }
 }
 
+#[cfg(test)]
+impl Recorder {
+    /// Whether there was no room; then nothing is counted.
+    pub(crate) fn record_or_full(&self, record: &FlowRecord) -> bool {
+        self.records.try_send(record.clone()).is_err()
+    }
+}
+
 impl Observer {
     /// Keeps the last `recent` flows that ended (4096 is a good number).
     #[must_use]

@@ -50,8 +50,6 @@ pub struct Snapshot {
     pub certificates: Vec<(String, Option<SystemTime>)>,
     /// Direction → tunnels open.
     pub tunnels: BTreeMap<&'static str, u64>,
-    /// Direction and protocol → flows open.
-    pub flows: BTreeMap<(&'static str, &'static str), u64>,
     /// Flow records that found the channel from the workers full.
     pub records_dropped: u64,
     /// Followers of the flow stream.
@@ -76,7 +74,6 @@ struct LookedAt {
     pods: Family<Labels, Gauge>,
     certificates: Family<Labels, Gauge>,
     tunnels: Family<Labels, Gauge>,
-    flows: Family<Labels, Gauge>,
     records_dropped: Counter<u64, AtomicU64>,
     followers: Gauge,
     discovery_errors: Gauge,
@@ -151,11 +148,6 @@ impl LookedAt {
             self.tunnels.clone(),
         );
         registry.register(
-            "adit_flows_open",
-            "Flows open now; their bytes are counted when they end",
-            self.flows.clone(),
-        );
-        registry.register(
             "adit_flow_records_dropped",
             "Flow records lost because the observer was too slow; their flows are in no metric",
             self.records_dropped.clone(),
@@ -195,14 +187,6 @@ impl LookedAt {
         for (direction, count) in &snapshot.tunnels {
             let labels = vec![("direction", (*direction).to_owned())];
             set(&self.tunnels, labels, signed(*count));
-        }
-        self.flows.clear();
-        for ((direction, protocol), count) in &snapshot.flows {
-            let labels = vec![
-                ("direction", (*direction).to_owned()),
-                ("protocol", (*protocol).to_owned()),
-            ];
-            set(&self.flows, labels, signed(*count));
         }
         self.records_dropped
             .inner()
@@ -250,7 +234,6 @@ mod tests {
             pods: [("enrolled", 3)].into(),
             certificates: vec![("spiffe://c/ns/a/sa/b".to_owned(), Some(started))],
             tunnels: [("inbound", 1)].into(),
-            flows: [(("outbound", "hbone"), 4)].into(),
             records_dropped: 5,
             followers: 6,
             discovery_errors: 7,
@@ -262,7 +245,6 @@ mod tests {
             "adit_certificate_expiration_timestamp_seconds{identity=\"spiffe://c/ns/a/sa/b\"} \
              1700000000\n",
             "adit_tunnels_open{direction=\"inbound\"} 1\n",
-            "adit_flows_open{direction=\"outbound\",protocol=\"hbone\"} 4\n",
             "adit_flow_records_dropped_total 5\n",
             "adit_flow_followers 6\n",
             "adit_discovery_errors 7\n",

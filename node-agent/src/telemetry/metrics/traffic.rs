@@ -9,6 +9,7 @@ use adit_core::flow::{FlowId, FlowRecord, Protocol};
 use adit_core::workload::PodUid;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::telemetry::metrics::labels::TrafficLabels;
@@ -42,7 +43,7 @@ pub struct FlowMeter {
     limits: Limits,
     families: Families,
     series: HashMap<TrafficLabels, Series>,
-    open: HashMap<FlowId, TrafficLabels>,
+    open: HashMap<FlowId, Open>,
 }
 
 #[derive(Debug, Default)]
@@ -52,9 +53,19 @@ struct Families {
     sent: Family<TrafficLabels, Counter>,
     received: Family<TrafficLabels, Counter>,
     ended: Family<EndLabels, Counter>,
+    open: Family<OpenLabels, Gauge>,
 }
 
 type EndLabels = [(&'static str, &'static str); 4];
+
+type OpenLabels = [(&'static str, &'static str); 2];
+
+/// A flow that was seen to open.
+#[derive(Debug)]
+struct Open {
+    labels: TrafficLabels,
+    kind: OpenLabels,
+}
 
 #[derive(Debug)]
 struct Series {
@@ -83,7 +94,10 @@ impl FlowMeter {
             return;
         };
         let labels = match self.open.remove(&flow.id) {
-            Some(labels) => labels,
+            Some(open) => {
+                self.families.open.get_or_create(&open.kind).dec();
+                open.labels
+            }
             // Refused before it was decided, or its opening was not seen: both at once.
             None => self.count_opened(flow, now),
         };
@@ -115,7 +129,12 @@ impl FlowMeter {
     fn opened(&mut self, flow: &FlowRecord, now: Instant) {
         if self.open.len() < self.limits.open_flows && !self.open.contains_key(&flow.id) {
             let labels = self.count_opened(flow, now);
-            self.open.insert(flow.id, labels);
+            let kind = [
+                ("direction", flow.direction.as_label()),
+                ("protocol", flow.protocol.as_label()),
+            ];
+            self.families.open.get_or_create(&kind).inc();
+            self.open.insert(flow.id, Open { labels, kind });
         }
     }
 
@@ -167,7 +186,13 @@ impl FlowMeter {
             keep
         });
         // An end whose record was lost would stay here for ever.
-        open.retain(|_, labels| series.contains_key(labels) || *labels == labels.collapsed());
+        open.retain(|_, open| {
+            let keep = series.contains_key(&open.labels) || open.labels == open.labels.collapsed();
+            if !keep {
+                families.open.get_or_create(&open.kind).dec();
+            }
+            keep
+        });
     }
 }
 
@@ -197,6 +222,11 @@ impl Families {
             "adit_flows",
             "Flows that ended, by what carried them and why they ended",
             self.ended.clone(),
+        );
+        registry.register(
+            "adit_flows_open",
+            "Flows open now; their bytes are counted when they end",
+            self.open.clone(),
         );
     }
 }
@@ -237,10 +267,13 @@ mod tests {
             &format!("istio_tcp_connections_opened_total{OUTBOUND} 1\n"),
         );
         assert!(!text.contains("closed_total{"), "{text}");
+        let gauge = "adit_flows_open{direction=\"outbound\",protocol=\"hbone\"}";
+        assert_has(&text, &format!("{gauge} 1\n"));
 
         test.meter.count(&samples::finished(7), test.start);
 
         let text = test.text();
+        assert_has(&text, &format!("{gauge} 0\n"));
         for (name, value) in [
             ("istio_tcp_connections_opened_total", 1),
             ("istio_tcp_connections_closed_total", 1),
