@@ -122,14 +122,15 @@ impl FlowFilter {
             }
             "limit" => {
                 let limit = value.parse();
-                self.limit = limit.map_err(|_: std::num::ParseIntError| {
+                self.limit = limit.map_err(|_not: std::num::ParseIntError| {
                     bad("limit", value, "a number of flows")
                 })?;
             }
             "follow" => {
                 let follow = value.parse();
-                self.follow = follow
-                    .map_err(|_: std::str::ParseBoolError| bad("follow", value, "true or false"))?;
+                self.follow = follow.map_err(|_not: std::str::ParseBoolError| {
+                    bad("follow", value, "true or false")
+                })?;
             }
             _ => return Err(BadFilter::Unknown(name)),
         }

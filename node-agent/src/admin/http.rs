@@ -128,7 +128,7 @@ fn answer(
 }
 
 /// An answer that is not a success.
-pub(super) fn refuse(status: StatusCode, error: impl ToString, help: Option<&str>) -> Response {
+pub(super) fn refuse(status: StatusCode, error: &dyn ToString, help: Option<&str>) -> Response {
     let view = ErrorView {
         error: error.to_string(),
         help: help.map(str::to_owned),

@@ -146,4 +146,4 @@ pub struct State {
 pub type Shared = Arc<State>;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

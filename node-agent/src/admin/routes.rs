@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use adit_core::flow::{FlowId, FlowRecord};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State as Injected};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, body::Bytes};
@@ -165,8 +165,8 @@ async fn tunnels(Injected(state): Injected<Shared>) -> Json<Vec<TunnelView>> {
 async fn flows(Injected(state): Injected<Shared>, parameters: Parameters) -> Response {
     let filter = match parameters.map(|Query(map)| FlowFilter::parse(map)) {
         Ok(Ok(filter)) => filter,
-        Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, error, None),
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, error, None),
+        Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, &error, None),
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error, None),
     };
     // Subscribed before looking, so that nothing falls in between.
     let events = filter.follow.then(|| state.observer.follow());
@@ -212,12 +212,12 @@ fn change_log_level(state: &State, body: Result<Bytes, BytesRejection>) -> Respo
         Ok(Ok(view)) => view,
         Ok(Err(error)) => {
             let help = "the body is {\"filter\": \"info\"}";
-            return refuse(StatusCode::BAD_REQUEST, error, Some(help));
+            return refuse(StatusCode::BAD_REQUEST, &error, Some(help));
         }
-        Err(error) => return refuse(error.status(), error, None),
+        Err(error) => return refuse(error.status(), &error, None),
     };
     if let Err(error) = state.log.set_filter(&view.filter) {
-        return refuse(StatusCode::BAD_REQUEST, error, None);
+        return refuse(StatusCode::BAD_REQUEST, &error, None);
     }
     tracing::info!(filter = view.filter, "the log filter was changed");
     Json(view).into_response()
@@ -226,8 +226,8 @@ fn change_log_level(state: &State, body: Result<Bytes, BytesRejection>) -> Respo
 async fn drain(Injected(state): Injected<Shared>, parameters: Parameters) -> Response {
     let deadline = match parameters.map(|Query(map)| parse_deadline(map)) {
         Ok(Ok(deadline)) => deadline,
-        Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, error, None),
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, error, None),
+        Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, &error, None),
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error, None),
     };
     tracing::info!(?deadline, "draining, as an admin client asked for");
     let cut = state.sources.drain(deadline).await;
@@ -256,19 +256,23 @@ fn parse_deadline(parameters: BTreeMap<String, String>) -> Result<Duration, Stri
     Ok(deadline)
 }
 
-fn not_found(request: axum::extract::Request) -> Ready<Response> {
-    let error = format!("there is no {}", request.uri().path());
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "axum hands extracted values over"
+)]
+fn not_found(uri: Uri) -> Ready<Response> {
+    let error = format!("there is no {}", uri.path());
     let help = "the agent may be older than the command line: compare `adit version`";
-    ready(refuse(StatusCode::NOT_FOUND, error, Some(help)))
+    ready(refuse(StatusCode::NOT_FOUND, &error, Some(help)))
 }
 
-fn wrong_method(request: axum::extract::Request) -> Ready<Response> {
-    let error = format!(
-        "{} does not take {}",
-        request.uri().path(),
-        request.method()
-    );
-    ready(refuse(StatusCode::METHOD_NOT_ALLOWED, error, None))
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "axum hands extracted values over"
+)]
+fn wrong_method(method: Method, uri: Uri) -> Ready<Response> {
+    let error = format!("{} does not take {method}", uri.path());
+    ready(refuse(StatusCode::METHOD_NOT_ALLOWED, &error, None))
 }
 
 fn count<T: ToString>(labels: impl Iterator<Item = T>) -> BTreeMap<String, u64> {

@@ -164,7 +164,7 @@ fn forbidden() -> std::future::Ready<axum::response::Response> {
     let error = "only root and the agent's own user may talk to the agent";
     std::future::ready(http::refuse(
         StatusCode::FORBIDDEN,
-        error,
+        &error,
         Some("run the command as root"),
     ))
 }

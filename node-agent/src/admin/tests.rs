@@ -239,25 +239,25 @@ async fn the_ports_serve_metrics_and_readiness_and_nothing_else() {
     assert_eq!(tcp(probed, "/healthz/ready").await.0, 200);
 }
 
-struct Agent {
+pub(crate) struct Agent {
     _directory: Directory,
-    socket: PathBuf,
-    recorder: Recorder,
+    pub(crate) socket: PathBuf,
+    pub(crate) recorder: Recorder,
     state: Shared,
-    trigger: Trigger,
+    pub(crate) trigger: Trigger,
     serving: tokio::task::JoinHandle<()>,
     guard: Mutex<Option<crate::telemetry::Guard>>,
 }
 
 impl Agent {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let directory = Directory::new();
         let socket = Socket::open(&directory.0.join("run/adit.sock")).unwrap();
         let allow = owner_or_root(&socket);
         Self::with(directory, socket, allow).await
     }
 
-    async fn start_for(allow: Allow) -> Self {
+    pub(crate) async fn start_for(allow: Allow) -> Self {
         let directory = Directory::new();
         let socket = Socket::open(&directory.0.join("run/adit.sock")).unwrap();
         Self::with(directory, socket, allow).await
@@ -332,7 +332,7 @@ impl Agent {
         lines
     }
 
-    async fn settled(&self, kept: usize) {
+    pub(crate) async fn settled(&self, kept: usize) {
         while self.state.observer.recent().len() < kept {
             tokio::task::yield_now().await;
         }

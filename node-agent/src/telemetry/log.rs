@@ -175,8 +175,9 @@ fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
             return Err(LogError::Directive(directive.to_owned()));
         }
     }
-    EnvFilter::try_new(text)
-        .map_err(|_: tracing_subscriber::filter::ParseError| LogError::Directive(text.to_owned()))
+    EnvFilter::try_new(text).map_err(|_not: tracing_subscriber::filter::ParseError| {
+        LogError::Directive(text.to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ pub struct EndpointView {
 pub struct CertificateView {
     /// The SPIFFE id.
     pub identity: String,
-    /// `valid`, `expired` or `pending`: never issued.
+    /// `valid`, `expired`, `requesting` (the first one is awaited) or `failed` (there never was one).
     pub state: String,
     /// The serial number in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -220,7 +220,7 @@ impl Problem {
         } = certificate;
         let help = "look at the CA: is it up, and does it know this node and its pods?";
         match (state.as_str(), last_error) {
-            ("valid", None) | ("pending", None) => None,
+            ("valid" | "requesting", None) => None,
             ("valid", Some(error)) => Some(Self::warning(
                 format!("certificate of {identity} could not be renewed: {error}"),
                 help,

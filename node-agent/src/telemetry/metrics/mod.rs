@@ -170,7 +170,7 @@ impl LookedAt {
         for (state, count) in &snapshot.pods {
             set(
                 &self.pods,
-                vec![("state", (*state).to_owned())],
+                &vec![("state", (*state).to_owned())],
                 signed(*count),
             );
         }
@@ -179,14 +179,14 @@ impl LookedAt {
             let expires = not_after.map_or(0, unix_seconds);
             set(
                 &self.certificates,
-                vec![("identity", identity.clone())],
+                &vec![("identity", identity.clone())],
                 expires,
             );
         }
         self.tunnels.clear();
         for (direction, count) in &snapshot.tunnels {
             let labels = vec![("direction", (*direction).to_owned())];
-            set(&self.tunnels, labels, signed(*count));
+            set(&self.tunnels, &labels, signed(*count));
         }
         self.records_dropped
             .inner()
@@ -199,8 +199,8 @@ impl LookedAt {
     }
 }
 
-fn set(family: &Family<Labels, Gauge>, labels: Labels, value: i64) {
-    family.get_or_create(&labels).set(value);
+fn set(family: &Family<Labels, Gauge>, labels: &Labels, value: i64) {
+    family.get_or_create(labels).set(value);
 }
 
 fn signed(count: u64) -> i64 {
