@@ -1,4 +1,4 @@
-//! The `adit` binary.
+//! The `adit` binary: what it does itself, and the command line that chooses.
 
 use std::process::ExitCode;
 
@@ -6,10 +6,9 @@ use adit::cli::{self, Local};
 
 fn main() -> ExitCode {
     cli::main(&Local {
-        run: |_| anyhow::bail!("not wired"),
-        ca_init: |_| anyhow::bail!("not wired"),
-        ca_serve: |_| anyhow::bail!("not wired"),
-        probe: |_| anyhow::bail!("not wired"),
-        cleanup: |_| anyhow::bail!("not wired"),
+        run: |_| anyhow::bail!("this build has no node agent"),
+        ca_serve: |_| anyhow::bail!("this build has no CA service"),
+        probe: |_| anyhow::bail!("this build has no probes"),
+        cleanup: |_| anyhow::bail!("this build has nothing to clean up"),
     })
 }

@@ -144,11 +144,7 @@ impl FlowFilter {
             Direction::Outbound => &flow.destination,
             Direction::Inbound => &flow.source,
         };
-        let state = if flow.end.is_none() {
-            FlowState::Open
-        } else {
-            FlowState::Ended
-        };
+        let state = if flow.end.is_none() { FlowState::Open } else { FlowState::Ended };
         wanted(&self.namespace, |ns| in_namespace(flow, ns))
             && wanted(&self.workload, |text| {
                 is_pod(&flow.source, text) || is_pod(&flow.destination, text)
@@ -167,22 +163,13 @@ fn wanted<T>(part: &Option<T>, test: impl FnOnce(&T) -> bool) -> bool {
 }
 
 fn bad(name: &'static str, value: String, expected: &'static str) -> BadFilter {
-    BadFilter::Value {
-        name,
-        value,
-        expected,
-    }
+    BadFilter::Value { name, value, expected }
 }
 
 fn in_namespace(flow: &FlowRecord, namespace: &str) -> bool {
     let pods = [&flow.source.workload, &flow.destination.workload];
-    pods.into_iter()
-        .flatten()
-        .any(|pod| &*pod.name.namespace == namespace)
-        || flow
-            .service
-            .as_ref()
-            .is_some_and(|service| &*service.namespace == namespace)
+    pods.into_iter().flatten().any(|pod| &*pod.name.namespace == namespace)
+        || flow.service.as_ref().is_some_and(|service| &*service.namespace == namespace)
 }
 
 fn is_pod(party: &Party, text: &str) -> bool {
@@ -199,10 +186,7 @@ fn is_peer(flow: &FlowRecord, peer: &Party, text: &str) -> bool {
         return peer.address.ip() == address;
     }
     if text.starts_with("spiffe://") {
-        return peer
-            .identity
-            .as_ref()
-            .is_some_and(|identity| identity.to_string() == text);
+        return peer.identity.as_ref().is_some_and(|identity| identity.to_string() == text);
     }
     let (namespace, name) = split(text);
     let is_service = flow.direction == Direction::Outbound
@@ -214,8 +198,7 @@ fn is_peer(flow: &FlowRecord, peer: &Party, text: &str) -> bool {
 }
 
 fn split(text: &str) -> (Option<&str>, &str) {
-    text.split_once('/')
-        .map_or((None, text), |(namespace, name)| (Some(namespace), name))
+    text.split_once('/').map_or((None, text), |(namespace, name)| (Some(namespace), name))
 }
 
 #[cfg(test)]

@@ -35,12 +35,7 @@ pub(super) fn body(
     events: Receiver<Arc<FlowRecord>>,
 ) -> Body {
     let seen = before.iter().map(|flow| key(flow)).collect();
-    let follower = Follower {
-        filter,
-        before: before.into(),
-        seen,
-        events,
-    };
+    let follower = Follower { filter, before: before.into(), seen, events };
     Body::from_stream(stream::unfold(follower, |mut follower| async move {
         let line = follower.line().await?;
         Some((Ok::<_, Infallible>(line), follower))

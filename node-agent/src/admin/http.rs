@@ -61,11 +61,7 @@ pub async fn listen(
         }
         opened => opened,
     };
-    opened.map_err(|source| ListenError {
-        address,
-        purpose,
-        source,
-    })
+    opened.map_err(|source| ListenError { address, purpose, source })
 }
 
 /// `ipv6.disable=1` answers EAFNOSUPPORT (97), `net.ipv6.conf.*.disable_ipv6` EADDRNOTAVAIL.
@@ -129,9 +125,6 @@ fn answer(
 
 /// An answer that is not a success.
 pub(super) fn refuse(status: StatusCode, error: &dyn ToString, help: Option<&str>) -> Response {
-    let view = ErrorView {
-        error: error.to_string(),
-        help: help.map(str::to_owned),
-    };
+    let view = ErrorView { error: error.to_string(), help: help.map(str::to_owned) };
     (status, Json(view)).into_response()
 }

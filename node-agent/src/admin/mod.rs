@@ -67,17 +67,13 @@ pub const DEFAULT_SOCKET: &str = "/run/adit/adit.sock";
 
 impl Default for AdminSettings {
     fn default() -> Self {
-        Self {
-            socket: PathBuf::from(DEFAULT_SOCKET),
-        }
+        Self { socket: PathBuf::from(DEFAULT_SOCKET) }
     }
 }
 
 impl Default for ReadinessSettings {
     fn default() -> Self {
-        Self {
-            address: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 15021)),
-        }
+        Self { address: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 15021)) }
     }
 }
 

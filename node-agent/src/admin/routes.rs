@@ -136,9 +136,7 @@ async fn workloads(Injected(state): Injected<Shared>) -> Json<Vec<WorkloadView>>
 
 fn services(Injected(state): Injected<Shared>) -> Ready<Json<Vec<ServiceView>>> {
     let world = state.worlds.load();
-    let list = world
-        .services()
-        .map(|service| ServiceView::new(&world, service));
+    let list = world.services().map(|service| ServiceView::new(&world, service));
     ready(Json(list.collect()))
 }
 
@@ -186,10 +184,7 @@ async fn matching(state: &State, filter: &FlowFilter) -> Vec<Arc<FlowRecord>> {
     let mut by_id: BTreeMap<FlowId, Arc<FlowRecord>> = live.map(|flow| (flow.id, flow)).collect();
     let recent = state.observer.recent();
     by_id.extend(recent.into_iter().map(|flow| (flow.id, flow)));
-    let mut list: Vec<_> = by_id
-        .into_values()
-        .filter(|flow| filter.matches(flow))
-        .collect();
+    let mut list: Vec<_> = by_id.into_values().filter(|flow| filter.matches(flow)).collect();
     list.sort_by_key(|flow| (flow.started, flow.id));
     let surplus = list.len().saturating_sub(filter.limit);
     list.split_off(surplus)
@@ -242,9 +237,7 @@ fn parse_deadline(parameters: BTreeMap<String, String>) -> Result<Duration, Stri
     let mut deadline = DRAIN_DEADLINE;
     for (name, value) in parameters {
         if name != "deadlineMs" {
-            return Err(format!(
-                "there is no parameter {name:?}; there is deadlineMs"
-            ));
+            return Err(format!("there is no parameter {name:?}; there is deadlineMs"));
         }
         deadline = value
             .parse()
@@ -256,20 +249,14 @@ fn parse_deadline(parameters: BTreeMap<String, String>) -> Result<Duration, Stri
     Ok(deadline)
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "axum hands extracted values over"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "axum hands extracted values over")]
 fn not_found(uri: Uri) -> Ready<Response> {
     let error = format!("there is no {}", uri.path());
     let help = "the agent may be older than the command line: compare `adit version`";
     ready(refuse(StatusCode::NOT_FOUND, &error, Some(help)))
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "axum hands extracted values over"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "axum hands extracted values over")]
 fn wrong_method(method: Method, uri: Uri) -> Ready<Response> {
     let error = format!("{} does not take {method}", uri.path());
     ready(refuse(StatusCode::METHOD_NOT_ALLOWED, &error, None))

@@ -28,9 +28,7 @@ pub async fn metrics(listener: TcpListener, state: Shared, shutdown: Shutdown) {
 
 /// Serves `/healthz/ready` until the process is to end.
 pub async fn readiness(listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
-    let router = Router::new()
-        .route("/healthz/ready", get(ready))
-        .with_state(readiness);
+    let router = Router::new().route("/healthz/ready", get(ready)).with_state(readiness);
     http::serve_tcp(listener, router, shutdown).await;
 }
 
@@ -57,24 +55,12 @@ async fn look(state: &Shared) -> Snapshot {
     let certificates = state.sources.certificates().into_iter();
     Snapshot {
         ready: state.readiness.missing().is_empty(),
-        pods: count(
-            state
-                .sources
-                .pods()
-                .await
-                .iter()
-                .map(|pod| state_label(&pod.state)),
-        ),
+        pods: count(state.sources.pods().await.iter().map(|pod| state_label(&pod.state))),
         certificates: certificates
             .map(|view| (view.identity, view.not_after.map(|time| time.0)))
             .collect(),
         tunnels: count(
-            state
-                .sources
-                .tunnels()
-                .await
-                .iter()
-                .map(|tunnel| tunnel.direction.as_label()),
+            state.sources.tunnels().await.iter().map(|tunnel| tunnel.direction.as_label()),
         ),
         records_dropped: state.observer.dropped(),
         followers: state.observer.followers(),

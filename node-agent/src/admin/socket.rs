@@ -93,12 +93,7 @@ impl Socket {
             let _gone = fs::remove_file(&hidden);
         }
         let (file, owner) = placed?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            file,
-            owner,
-        })
+        Ok(Self { listener, path: path.to_owned(), file, owner })
     }
 
     /// Answers requests until the process is to end.
@@ -120,11 +115,7 @@ impl Socket {
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
                 continue;
             };
-            let router = if may(&stream, &allow) {
-                router.clone()
-            } else {
-                refusal.clone()
-            };
+            let router = if may(&stream, &allow) { router.clone() } else { refusal.clone() };
             clients.spawn(async move {
                 http::serve(stream, router).await;
                 drop(permit);
@@ -146,11 +137,7 @@ fn may(stream: &UnixStream, allow: &Allow) -> bool {
     match stream.peer_cred() {
         Ok(peer) if allow(peer.uid()) => true,
         Ok(peer) => {
-            tracing::warn!(
-                uid = peer.uid(),
-                pid = peer.pid(),
-                "refused an admin client"
-            );
+            tracing::warn!(uid = peer.uid(), pid = peer.pid(), "refused an admin client");
             false
         }
         Err(error) => {
@@ -162,11 +149,7 @@ fn may(stream: &UnixStream, allow: &Allow) -> bool {
 
 fn forbidden() -> std::future::Ready<axum::response::Response> {
     let error = "only root and the agent's own user may talk to the agent";
-    std::future::ready(http::refuse(
-        StatusCode::FORBIDDEN,
-        &error,
-        Some("run the command as root"),
-    ))
+    std::future::ready(http::refuse(StatusCode::FORBIDDEN, &error, Some("run the command as root")))
 }
 
 /// Makes the directory, or checks that only root and this process's user can change it.
@@ -174,9 +157,7 @@ fn prepare_directory(directory: &Path) -> Result<(), SocketError> {
     let mut builder = DirBuilder::new();
     builder.recursive(true).mode(0o755);
     if let Some(parent) = directory.parent() {
-        builder
-            .create(parent)
-            .map_err(failed("make the directory", parent))?;
+        builder.create(parent).map_err(failed("make the directory", parent))?;
     }
     let made = DirBuilder::new().mode(0o700).create(directory);
     match made {
@@ -185,9 +166,7 @@ fn prepare_directory(directory: &Path) -> Result<(), SocketError> {
         Err(error) => return Err(failed("make the directory", directory)(error)),
     }
     let metadata = fs::metadata(directory).map_err(failed("look at", directory))?;
-    let own = fs::metadata("/proc/self")
-        .map_err(failed("look at", Path::new("/proc/self")))?
-        .uid();
+    let own = fs::metadata("/proc/self").map_err(failed("look at", Path::new("/proc/self")))?.uid();
     let owned = metadata.uid() == 0 || metadata.uid() == own;
     if !owned || metadata.mode() & 0o022 != 0 {
         return Err(SocketError::Directory(directory.to_owned()));

@@ -208,10 +208,7 @@ async fn the_log_filter_is_read_and_changed() {
 async fn a_drain_answers_with_what_it_cut() {
     let agent = Agent::start().await;
     let (status, body) = agent.ask("POST", "/v1/drain?deadlineMs=1500", "").await;
-    assert_eq!(
-        (status, body.as_str()),
-        (200, "{\"deadlineMs\":1500,\"cut\":3}")
-    );
+    assert_eq!((status, body.as_str()), (200, "{\"deadlineMs\":1500,\"cut\":3}"));
 }
 
 #[tokio::test]
@@ -237,6 +234,53 @@ async fn the_ports_serve_metrics_and_readiness_and_nothing_else() {
     assert_eq!((waiting.0, waiting.1.as_str()), (503, expected));
     drop(agent.guard.lock().unwrap().take());
     assert_eq!(tcp(probed, "/healthz/ready").await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_finish_its_head_is_cut_off() {
+    let agent = Agent::start().await;
+    let (_keep, address) = readiness_port(&agent).await;
+    let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut unix = UnixStream::connect(&agent.socket).await.unwrap();
+    tcp.write_all(b"GET /healthz/ready HTTP/1.1\r\nx: ").await.unwrap();
+    unix.write_all(b"GET /v1/status").await.unwrap();
+    let (mut from_tcp, mut from_unix) = (Vec::new(), Vec::new());
+    let began = tokio::time::Instant::now();
+
+    tcp.read_to_end(&mut from_tcp).await.unwrap();
+    unix.read_to_end(&mut from_unix).await.unwrap();
+
+    assert!(began.elapsed() < Duration::from_secs(11));
+    assert!(!String::from_utf8_lossy(&from_tcp).contains(" 200 "));
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_and_room_comes_back() {
+    let agent = Agent::start().await;
+    let (_keep, address) = readiness_port(&agent).await;
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    let mut surplus = tokio::net::TcpStream::connect(address).await.unwrap();
+    assert_eq!(surplus.read(&mut [0]).await.unwrap(), 0);
+
+    drop(idle);
+
+    let mut answered = false;
+    while !answered {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let sent = stream.write_all(b"GET /healthz/ready HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        answered = sent.is_ok() && stream.read(&mut [0]).await.is_ok_and(|read| read == 1);
+    }
+}
+
+async fn readiness_port(agent: &Agent) -> (Trigger, SocketAddr) {
+    let (keep, shutdown) = shutdown::channel();
+    let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), "readiness").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(readiness(listener, agent.state.readiness.clone(), shutdown));
+    (keep, address)
 }
 
 pub(crate) struct Agent {
@@ -295,15 +339,7 @@ impl Agent {
         // The subscriber is not installed; its control works all the same while it lives.
         std::mem::forget(_subscriber);
         tokio::task::yield_now().await;
-        Self {
-            _directory: directory,
-            socket: path,
-            recorder,
-            state,
-            trigger,
-            serving,
-            guard,
-        }
+        Self { _directory: directory, socket: path, recorder, state, trigger, serving, guard }
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
@@ -407,10 +443,8 @@ impl Sources for Fixed {
             step: Some(Step::Routes),
             error: "Operation not permitted".to_owned(),
         };
-        let pods = vec![
-            status(&samples::client(), PodState::Enrolled),
-            status(&samples::cart(), failed),
-        ];
+        let pods =
+            vec![status(&samples::client(), PodState::Enrolled), status(&samples::cart(), failed)];
         Box::pin(async { pods })
     }
 
@@ -436,10 +470,7 @@ impl Sources for Fixed {
     }
 
     fn datapath(&self) -> Vec<Fact> {
-        vec![Fact {
-            name: "layout version".to_owned(),
-            value: "1".to_owned(),
-        }]
+        vec![Fact { name: "layout version".to_owned(), value: "1".to_owned() }]
     }
 
     fn drain(&self, _deadline: Duration) -> BoxFuture<'_, usize> {
@@ -486,10 +517,7 @@ fn world() -> Vec<Delta> {
     unscheduled.mode = MeshMode::Unset;
     unscheduled.addresses = Vec::new();
     vec![
-        Delta::Namespace(Namespace {
-            name: Arc::from("shop"),
-            mode: MeshMode::Ambient,
-        }),
+        Delta::Namespace(Namespace { name: Arc::from("shop"), mode: MeshMode::Ambient }),
         Delta::Workload(samples::client()),
         Delta::Workload(samples::cart()),
         Delta::Workload(samples::legacy()),
@@ -497,23 +525,13 @@ fn world() -> Vec<Delta> {
         Delta::Service(Service {
             name: name.clone(),
             vips: vec!["10.96.0.12".parse().unwrap()],
-            ports: vec![ServicePort {
-                name: Arc::from("http"),
-                port: 80,
-            }],
+            ports: vec![ServicePort { name: Arc::from("http"), port: 80 }],
             affinity: Affinity::ClientIp(Duration::from_secs(10800)),
         }),
-        Delta::Endpoints(
-            name,
-            vec![endpoint("10.2.0.3", true), endpoint("10.2.0.9", false)],
-        ),
+        Delta::Endpoints(name, vec![endpoint("10.2.0.3", true), endpoint("10.2.0.9", false)]),
     ]
 }
 
 fn endpoint(address: &str, ready: bool) -> Endpoint {
-    Endpoint {
-        address: address.parse().unwrap(),
-        ports: [(Arc::from("http"), 8080)].into(),
-        ready,
-    }
+    Endpoint { address: address.parse().unwrap(), ports: [(Arc::from("http"), 8080)].into(), ready }
 }

@@ -42,10 +42,7 @@ pub(super) enum ClientError {
     #[error("the connection to the agent broke")]
     Broken(#[source] hyper::Error),
     #[error("{}", error.error)]
-    Answered {
-        status: StatusCode,
-        error: ErrorView,
-    },
+    Answered { status: StatusCode, error: ErrorView },
     #[error("the agent's answer is not understood")]
     NotUnderstood(#[source] serde_json::Error),
     #[error("the agent's answer has a line of more than {MAX_LINE} bytes")]
@@ -113,9 +110,7 @@ impl Client {
         limit: Duration,
     ) -> Result<T, ClientError> {
         let body = body.map(serde_json::to_vec).transpose();
-        let body = body
-            .map_err(ClientError::NotUnderstood)?
-            .unwrap_or_default();
+        let body = body.map_err(ClientError::NotUnderstood)?.unwrap_or_default();
         let (answer, connection) = self.exchange(method, path, body, limit).await?;
         let status = answer.status();
         let collected = answer.into_body().collect().await;
@@ -129,20 +124,14 @@ impl Client {
 
     /// Asks for a stream.
     pub(super) async fn stream(&self, path: &str) -> Result<Lines, ClientError> {
-        let (answer, connection) = self
-            .exchange(Method::GET, path, Vec::new(), TIMEOUT)
-            .await?;
+        let (answer, connection) = self.exchange(Method::GET, path, Vec::new(), TIMEOUT).await?;
         let status = answer.status();
         let mut body = answer.into_body();
         if !status.is_success() {
             let bytes = (&mut body).collect().await.map_err(ClientError::Broken)?;
             return Err(refused(status, &bytes.to_bytes()));
         }
-        Ok(Lines {
-            body,
-            buffer: BytesMut::new(),
-            connection,
-        })
+        Ok(Lines { body, buffer: BytesMut::new(), connection })
     }
 
     async fn exchange(
@@ -153,13 +142,10 @@ impl Client {
         limit: Duration,
     ) -> Result<(Response<Incoming>, JoinHandle<()>), ClientError> {
         let stream = UnixStream::connect(&self.socket).await;
-        let stream = stream.map_err(|source| ClientError::Connect {
-            socket: self.socket.clone(),
-            source,
-        })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(ClientError::Broken)?;
+        let stream = stream
+            .map_err(|source| ClientError::Connect { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Broken)?;
         let connection = tokio::spawn(async move {
             // What went wrong is told to the request as well.
             let _ended = connection.await;
@@ -243,10 +229,7 @@ mod tests {
     #[test]
     fn any_value_fits_into_a_query() {
         let parameters = [("peer", "a b&c=é".to_owned()), ("port", "80".to_owned())];
-        assert_eq!(
-            query("/v1/flows", &parameters),
-            "/v1/flows?peer=a%20b%26c%3D%C3%A9&port=80"
-        );
+        assert_eq!(query("/v1/flows", &parameters), "/v1/flows?peer=a%20b%26c%3D%C3%A9&port=80");
         assert_eq!(query("/v1/flows", &[]), "/v1/flows");
     }
 }

@@ -71,12 +71,7 @@ fn table(findings: &[Finding]) -> Table {
                 (found, finding.consequence.clone())
             }
         };
-        table.push(vec![
-            finding.feature.clone(),
-            finding.needed_for.clone(),
-            found,
-            consequence,
-        ]);
+        table.push(vec![finding.feature.clone(), finding.needed_for.clone(), found, consequence]);
     }
     table
 }

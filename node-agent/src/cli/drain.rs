@@ -22,10 +22,7 @@ pub(super) async fn run(context: &mut Context<'_>, args: DrainArgs) -> Result<()
     let path = query("/v1/drain", &[("deadlineMs", deadline)]);
     // The answer comes when the drain is over.
     let limit = args.deadline + Duration::from_secs(30);
-    let view: DrainView = context
-        .client
-        .send(Method::POST, &path, None::<&()>, limit)
-        .await?;
+    let view: DrainView = context.client.send(Method::POST, &path, None::<&()>, limit).await?;
     if matches!(context.format, Format::Json | Format::Yaml) {
         return whole(context.format, context.out, &view);
     }

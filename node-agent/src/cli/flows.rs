@@ -64,10 +64,8 @@ impl FlowsArgs {
             ("limit", Some(self.limit.to_string())),
             ("follow", self.follow.then(|| "true".to_owned())),
         ];
-        let given: Vec<_> = parts
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect();
+        let given: Vec<_> =
+            parts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         query("/v1/flows", &given)
     }
 }
@@ -155,10 +153,10 @@ fn headers(wide: bool) -> Vec<&'static str> {
 fn row(flow: &FlowView, wide: bool) -> Vec<String> {
     let started = flow.started.to_string();
     let time = if wide { started } else { time_of_day(&started) };
-    let protocol = flow.plaintext_reason.as_ref().map_or_else(
-        || flow.protocol.clone(),
-        |reason| format!("{}({reason})", flow.protocol),
-    );
+    let protocol = flow
+        .plaintext_reason
+        .as_ref()
+        .map_or_else(|| flow.protocol.clone(), |reason| format!("{}({reason})", flow.protocol));
     let mut row = vec![
         time,
         flow.direction.clone(),

@@ -23,10 +23,7 @@ pub(super) async fn run(context: &mut Context<'_>, args: LogLevelArgs) -> Result
         Some(filter) => {
             let body = LogLevelView { filter };
             let limit = Duration::from_secs(30);
-            context
-                .client
-                .send(Method::PUT, path, Some(&body), limit)
-                .await?
+            context.client.send(Method::PUT, path, Some(&body), limit).await?
         }
     };
     if matches!(context.format, Format::Json | Format::Yaml) {

@@ -34,7 +34,7 @@ use crate::admin::DEFAULT_SOCKET;
 use crate::cli::client::{Client, ClientError};
 use crate::cli::output::Format;
 
-pub use ca::{CaInitOptions, CaServeOptions};
+pub use ca::CaServeOptions;
 pub use cleanup::CleanupOptions;
 pub use doctor::{DoctorOptions, Finding};
 pub use run::RunOptions;
@@ -44,8 +44,6 @@ pub use run::RunOptions;
 pub struct Local {
     /// `adit run`: returns when the agent has ended.
     pub run: fn(RunOptions) -> anyhow::Result<()>,
-    /// `adit ca init`.
-    pub ca_init: fn(CaInitOptions) -> anyhow::Result<()>,
     /// `adit ca serve`: returns when the service has ended.
     pub ca_serve: fn(CaServeOptions) -> anyhow::Result<()>,
     /// `adit doctor`: probes the kernel.
@@ -63,7 +61,7 @@ Exit codes:
   4    the agent is not healthy (status), or the node lacks something it needs (doctor)
   141  what reads the output has gone away";
 
-/// adit: zero-trust tunnels between the pods of a Kubernetes cluster.
+/// Zero-trust tunnels between the pods of a Kubernetes cluster.
 #[derive(Debug, Parser)]
 #[command(name = "adit", version, after_help = AFTER_HELP, max_term_width = 100)]
 struct Cli {
@@ -203,7 +201,7 @@ fn execute(
     };
     match cli.command {
         Command::Run(options) => (local.run)(options)?,
-        Command::Ca(command) => ca::run(command, local)?,
+        Command::Ca(command) => ca::run(&mut context, command, local)?,
         Command::Doctor(options) => return doctor::run(&mut context, options, local),
         Command::Cleanup(options) => cleanup::run(&mut context, options, local)?,
         Command::Completions(args) => texts::completions(&args, context.out)?,

@@ -65,9 +65,7 @@ impl Table {
     /// Takes the rows out, as lines.
     pub(super) fn take_rows(&mut self) -> String {
         let rows = std::mem::take(&mut self.rows);
-        rows.iter()
-            .map(|row| self.line(row.iter().map(String::as_str)))
-            .collect()
+        rows.iter().map(|row| self.line(row.iter().map(String::as_str))).collect()
     }
 
     fn line<'a>(&self, cells: impl Iterator<Item = &'a str>) -> String {
@@ -139,10 +137,7 @@ mod tests {
         table.push(vec!["café".into(), "5m3s".into(), String::new()]);
         table.push(vec!["b".into(), "1s".into(), "x".into()]);
         let rows = table.take_rows();
-        assert_eq!(
-            table.header() + &rows,
-            "NAME  AGE   NOTE\ncafé  5m3s\nb     1s    x\n"
-        );
+        assert_eq!(table.header() + &rows, "NAME  AGE   NOTE\ncafé  5m3s\nb     1s    x\n");
     }
 
     #[test]

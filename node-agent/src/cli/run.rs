@@ -8,11 +8,6 @@ use clap::Args;
 #[derive(Debug, Clone, Args)]
 pub struct RunOptions {
     /// The configuration, in YAML
-    #[arg(
-        short,
-        long,
-        env = "ADIT_CONFIG",
-        default_value = "/etc/adit/config.yaml"
-    )]
+    #[arg(short, long, env = "ADIT_CONFIG", default_value = "/etc/adit/config.yaml")]
     pub config: PathBuf,
 }

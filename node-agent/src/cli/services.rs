@@ -59,11 +59,7 @@ fn endpoint(endpoint: &EndpointView) -> String {
         Some(pod) => pod.to_string(),
         None => endpoint.address.to_string(),
     };
-    if endpoint.ready {
-        who
-    } else {
-        format!("{who}(not ready)")
-    }
+    if endpoint.ready { who } else { format!("{who}(not ready)") }
 }
 
 fn joined(parts: impl Iterator<Item = String>) -> Option<String> {

@@ -7,9 +7,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     let error = || format!("{text:?} is no duration; write 250ms, 10s, 5m, 24h or 365d");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).ok_or_else(error)?;
-    let number: u64 = number
-        .parse()
-        .map_err(|_not: std::num::ParseIntError| error())?;
+    let number: u64 = number.parse().map_err(|_not: std::num::ParseIntError| error())?;
     let milliseconds = match unit {
         "ms" => 1,
         "s" => 1000,
@@ -93,18 +91,9 @@ mod tests {
 
     #[test]
     fn reads_durations_and_names_what_is_none() {
-        let cases = [
-            ("250ms", 250),
-            ("10s", 10_000),
-            ("5m", 300_000),
-            ("1d", 86_400_000),
-        ];
+        let cases = [("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("1d", 86_400_000)];
         for (text, milliseconds) in cases {
-            assert_eq!(
-                parse(text),
-                Ok(Duration::from_millis(milliseconds)),
-                "{text}"
-            );
+            assert_eq!(parse(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
         for text in [
             "",

@@ -15,21 +15,13 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<Exit, Failed> {
         Format::Table => context.out.write_all(text(&status, false).as_bytes())?,
         Format::Wide => context.out.write_all(text(&status, true).as_bytes())?,
     }
-    Ok(if status.healthy {
-        Exit::Fine
-    } else {
-        Exit::Unhealthy
-    })
+    Ok(if status.healthy { Exit::Fine } else { Exit::Unhealthy })
 }
 
 /// For people: a line a topic, then what is wrong.
 pub(super) fn text(status: &StatusView, wide: bool) -> String {
     let node = &status.node;
-    let ready = if status.readiness.ready {
-        "ready"
-    } else {
-        "not ready"
-    };
+    let ready = if status.readiness.ready { "ready" } else { "not ready" };
     let health = match (status.healthy, status.problems.len()) {
         (true, 0) => "healthy".to_owned(),
         (true, count) => format!("healthy, {count} to look at"),
@@ -39,10 +31,7 @@ pub(super) fn text(status: &StatusView, wide: bool) -> String {
     let mut lines = vec![
         ("Health", health),
         ("Node", node.name.clone()),
-        (
-            "Cluster",
-            format!("{}, trust domain {}", node.cluster, node.trust_domain),
-        ),
+        ("Cluster", format!("{}, trust domain {}", node.cluster, node.trust_domain)),
         ("Agent", format!("{}, up {up}, {ready}", node.version)),
         ("Pods", counts(&status.pods)),
         ("Certificates", counts(&status.certificates)),
@@ -82,10 +71,7 @@ fn flows(status: &StatusView) -> String {
         0 => String::new(),
         lost => format!(", {lost} records lost"),
     };
-    format!(
-        "{} open, {} ended ones kept{lost}",
-        status.flows_open, records.kept
-    )
+    format!("{} open, {} ended ones kept{lost}", status.flows_open, records.kept)
 }
 
 fn discovery(discovery: &DiscoveryView) -> String {
@@ -111,11 +97,7 @@ fn counts(counts: &BTreeMap<String, u64>) -> String {
         .iter()
         .map(|(state, count)| format!("{count} {}", state.replace('_', " ")))
         .collect();
-    if parts.is_empty() {
-        "none".to_owned()
-    } else {
-        parts.join(", ")
-    }
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
 fn number(count: u64, noun: &str) -> String {

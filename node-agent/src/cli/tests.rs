@@ -93,11 +93,7 @@ async fn follow_prints_what_was_and_what_comes_until_the_agent_ends() {
     let output = Output::default();
     let (socket, out) = (agent.socket.clone(), output.clone());
     let following = tokio::task::spawn_blocking(move || {
-        run_with(
-            &socket,
-            &["flows", "--follow", "--limit", "1"],
-            &mut out.clone(),
-        )
+        run_with(&socket, &["flows", "--follow", "--limit", "1"], &mut out.clone())
     });
     output.wait_for("tls_wrong_identity").await;
     agent.recorder.record(samples::open(50));
@@ -177,11 +173,7 @@ async fn doctor_fails_only_where_something_required_is_missing() {
     for format in ["table", "json"] {
         let ended = adit(nowhere, &["doctor", "-o", format]).await;
         assert_eq!(ended.code, 4);
-        assert!(
-            ended.remarks.contains("it lacks sk_lookup"),
-            "{}",
-            ended.remarks
-        );
+        assert!(ended.remarks.contains("it lacks sk_lookup"), "{}", ended.remarks);
         golden::check(&format!("cli/doctor.{format}"), &ended.out);
     }
     let fine = adit(nowhere, &["doctor", "--pins", "/fine"]).await;
@@ -193,11 +185,7 @@ async fn cleanup_spares_a_node_with_an_agent_unless_forced() {
     let agent = Agent::start().await;
     let spared = adit(&agent.socket, &["cleanup"]).await;
     assert_eq!(spared.code, 1);
-    assert!(
-        spared.remarks.contains("stop it first"),
-        "{}",
-        spared.remarks
-    );
+    assert!(spared.remarks.contains("stop it first"), "{}", spared.remarks);
     let forced = adit(&agent.socket, &["cleanup", "--force"]).await;
     assert_eq!(forced.out, "removed /sys/fs/bpf/adit\n");
     let free = adit(Path::new("/nonexistent/adit.sock"), &["cleanup"]).await;
@@ -208,26 +196,15 @@ async fn cleanup_spares_a_node_with_an_agent_unless_forced() {
 async fn local_commands_get_their_arguments_and_tell_their_errors() {
     let nowhere = Path::new("/nonexistent/adit.sock");
     let run = adit(nowhere, &["run", "-c", "/x.yaml"]).await;
-    assert_eq!(
-        (run.code, run.remarks.as_str()),
-        (1, "error: run /x.yaml: no\n")
-    );
-    let init = adit(
-        nowhere,
-        &["ca", "init", "-d", "/ca", "--root-lifetime", "10d"],
-    )
-    .await;
-    assert_eq!(init.remarks, "error: init /ca for 864000s\n");
-    let serve = [
-        "ca",
-        "serve",
-        "-d",
-        "/ca",
-        "--tokens",
-        "/t",
-        "--manifests",
-        "/m",
-    ];
+    assert_eq!((run.code, run.remarks.as_str()), (1, "error: run /x.yaml: no\n"));
+    let directory = std::env::temp_dir().join(format!("adit-cli-ca-{}", std::process::id()));
+    let init = ["ca", "init", "-d", directory.to_str().unwrap()];
+    let made = adit(nowhere, &init).await;
+    let again = adit(nowhere, &init).await;
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!((made.code, made.out.lines().count()), (0, 6), "{}", made.out);
+    assert_eq!(again.code, 1, "{}", again.out);
+    let serve = ["ca", "serve", "-d", "/ca", "--tokens", "/t", "--manifests", "/m"];
     let serve = adit(nowhere, &serve).await;
     assert_eq!(serve.remarks, "error: serve [::]:15012\n");
 }
@@ -287,11 +264,7 @@ fn run_with(socket: &Path, arguments: &[&str], out: &mut dyn Write) -> Ended {
     let cli = Cli::try_parse_from(whole).unwrap();
     let local = Local {
         run: |options| anyhow::bail!("run {}: no", options.config.display()),
-        ca_init: |options| {
-            let lifetime = options.root_lifetime.as_secs();
-            anyhow::bail!("init {} for {lifetime}s", options.directory.display())
-        },
-        ca_serve: |options| anyhow::bail!("serve {}", options.address),
+        ca_serve: |options| anyhow::bail!("serve {}", options.service.listen),
         probe: |options| Ok(findings(options.pins == Path::new("/fine"))),
         cleanup: |options| Ok(vec![options.pins.display().to_string()]),
     };
@@ -299,11 +272,7 @@ fn run_with(socket: &Path, arguments: &[&str], out: &mut dyn Write) -> Ended {
     let mut remarks = Output::default();
     let ended = execute(cli, &local, now, out, &mut remarks.clone());
     let code = conclude(ended, &mut remarks);
-    Ended {
-        code,
-        out: String::new(),
-        remarks: remarks.text(),
-    }
+    Ended { code, out: String::new(), remarks: remarks.text() }
 }
 
 async fn agent_with_flows() -> Agent {
@@ -369,11 +338,7 @@ fn sample_status() -> StatusView {
             ready: false,
             missing: vec!["the first certificates".to_owned()],
         },
-        pods: [
-            ("enrolled".to_owned(), 2),
-            ("awaiting_certificate".to_owned(), 1),
-        ]
-        .into(),
+        pods: [("enrolled".to_owned(), 2), ("awaiting_certificate".to_owned(), 1)].into(),
         certificates: [("valid".to_owned(), 1), ("requesting".to_owned(), 1)].into(),
         flows_open: 12,
         tunnels_open: [("inbound".to_owned(), 1), ("outbound".to_owned(), 2)].into(),
@@ -386,20 +351,10 @@ fn sample_status() -> StatusView {
             services: 1,
             errors: vec!["pods.yaml, document 2: spec.nodeName: missing".to_owned()],
         },
-        records: RecordsView {
-            dropped: 0,
-            kept: 4096,
-            followers: 1,
-        },
+        records: RecordsView { dropped: 0, kept: 4096, followers: 1 },
         datapath: vec![
-            Fact {
-                name: "layout version".to_owned(),
-                value: "1".to_owned(),
-            },
-            Fact {
-                name: "pins".to_owned(),
-                value: "/sys/fs/bpf/adit".to_owned(),
-            },
+            Fact { name: "layout version".to_owned(), value: "1".to_owned() },
+            Fact { name: "pins".to_owned(), value: "/sys/fs/bpf/adit".to_owned() },
         ],
     }
 }

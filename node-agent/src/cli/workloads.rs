@@ -29,25 +29,17 @@ pub(super) async fn run(context: &mut Context<'_>, args: WorkloadsArgs) -> Resul
 }
 
 fn table(list: &[WorkloadView], wide: bool, now: SystemTime) -> Table {
-    let mut headers = vec![
-        "NAMESPACE",
-        "NAME",
-        "NODE",
-        "ADDRESS",
-        "PROTOCOL",
-        "STATE",
-        "SINCE",
-    ];
+    let mut headers = vec!["NAMESPACE", "NAME", "NODE", "ADDRESS", "PROTOCOL", "STATE", "SINCE"];
     if wide {
         headers.extend(["ADDRESSES", "IDENTITY", "OWNER", "UID", "ERROR"]);
     }
     let mut table = Table::new(&headers);
     for pod in list {
         let enrolment = pod.enrolment.as_ref();
-        let protocol = pod.reason.as_ref().map_or_else(
-            || pod.protocol.clone(),
-            |reason| format!("{}({reason})", pod.protocol),
-        );
+        let protocol = pod
+            .reason
+            .as_ref()
+            .map_or_else(|| pod.protocol.clone(), |reason| format!("{}({reason})", pod.protocol));
         let state = enrolment.map(|now| match &now.step {
             Some(step) => format!("{}({step})", now.state),
             None => now.state.clone(),

@@ -15,10 +15,7 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            flows: Arc::default(),
-        }
+        Self { capacity, flows: Arc::default() }
     }
 
     pub(super) fn push(&self, flow: Arc<FlowRecord>) {
@@ -26,9 +23,7 @@ impl Ring {
             return;
         }
         let mut flows = self.lock();
-        let oldest = (flows.len() >= self.capacity)
-            .then(|| flows.pop_front())
-            .flatten();
+        let oldest = (flows.len() >= self.capacity).then(|| flows.pop_front()).flatten();
         flows.push_back(flow);
         drop(flows);
         drop(oldest);

@@ -92,11 +92,7 @@ pub(crate) fn refused(id: u64, end: CloseReason) -> FlowRecord {
     FlowRecord {
         id: FlowId(id),
         direction: Direction::Inbound,
-        source: Party {
-            address: "10.9.0.9:5000".parse().unwrap(),
-            workload: None,
-            identity: None,
-        },
+        source: Party { address: "10.9.0.9:5000".parse().unwrap(), workload: None, identity: None },
         destination: party(client(), 9000, true),
         service: None,
         protocol: Protocol::Hbone,
@@ -127,10 +123,7 @@ fn pod(uid: &str, name: &str, app: &str, address: &str, node: &str) -> Workload 
         mode: MeshMode::Unset,
         host_network: false,
         phase: Phase::Active,
-        owner: Owner {
-            kind: Arc::from("pod"),
-            name: Arc::from(app),
-        },
+        owner: Owner { kind: Arc::from("pod"), name: Arc::from(app) },
         labels: BTreeMap::new(),
         netns: None,
     }

@@ -65,9 +65,7 @@ impl AccessLog {
     /// A log, on or off.
     #[must_use]
     pub const fn new(settings: AccessLogSettings) -> Self {
-        Self {
-            enabled: settings.enabled,
-        }
+        Self { enabled: settings.enabled }
     }
 
     /// Writes the line of a flow that has ended; nothing for one that lives.
@@ -125,10 +123,8 @@ pub(crate) mod tests {
     #[test]
     fn text_lines_are_ztunnels_with_what_adit_knows_besides() {
         let lines = written(LogFormat::Text, true);
-        let without_time: Vec<&str> = lines
-            .lines()
-            .map(|line| line.split_once(' ').unwrap().1.trim_start())
-            .collect();
+        let without_time: Vec<&str> =
+            lines.lines().map(|line| line.split_once(' ').unwrap().1.trim_start()).collect();
         assert_eq!(
             without_time,
             [

@@ -70,10 +70,7 @@ pub enum LogError {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            filter: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
     }
 }
 
@@ -104,24 +101,15 @@ where
 {
     let (filter, reload) = reload::Layer::new(parse_filter(&settings.filter)?);
     // Errors of the writer are not printed: `eprintln!` panics when stderr is closed as well.
-    let lines = fmt::layer()
-        .with_writer(writer)
-        .with_ansi(false)
-        .log_internal_errors(false);
+    let lines = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
     let lines = match settings.format {
         LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .boxed(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
     };
-    let control = LogControl {
-        reload,
-        filter: Arc::new(Mutex::new(settings.filter.clone())),
-        sink: None,
-    };
+    let control =
+        LogControl { reload, filter: Arc::new(Mutex::new(settings.filter.clone())), sink: None };
     Ok((Registry::default().with(filter).with(lines), control))
 }
 
@@ -129,10 +117,7 @@ impl LogControl {
     /// The filter in force.
     #[must_use]
     pub fn filter(&self) -> String {
-        self.filter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Replaces the filter.
@@ -142,9 +127,7 @@ impl LogControl {
     pub fn set_filter(&self, text: &str) -> Result<(), LogError> {
         let filter = parse_filter(text)?;
         let mut current = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
-        self.reload
-            .reload(filter)
-            .map_err(|_gone: reload::Error| LogError::Ended)?;
+        self.reload.reload(filter).map_err(|_gone: reload::Error| LogError::Ended)?;
         text.clone_into(&mut current);
         Ok(())
     }
@@ -207,10 +190,7 @@ mod tests {
         let cases = ["inof", "", "info,", "adit=loud", "=info", "a[b]=info", "4"];
         for text in cases {
             let error = control.set_filter(text).unwrap_err();
-            assert!(
-                error.to_string().contains("neither a level"),
-                "{text}: {error}"
-            );
+            assert!(error.to_string().contains("neither a level"), "{text}: {error}");
         }
         let long = "a".repeat(MAX_FILTER_LEN + 1);
         assert!(matches!(control.set_filter(&long), Err(LogError::TooLong)));

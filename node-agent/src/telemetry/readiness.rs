@@ -26,10 +26,7 @@ impl Readiness {
     /// Not ready until the guard is dropped. `what` completes the sentence "waiting for …".
     pub fn guard(&self, what: &'static str) -> Guard {
         *self.lock().entry(what).or_default() += 1;
-        Guard {
-            what,
-            readiness: self.clone(),
-        }
+        Guard { what, readiness: self.clone() }
     }
 
     /// What is still missing, in alphabetical order; empty when ready.
@@ -65,10 +62,7 @@ mod tests {
         let first = readiness.guard("certificates");
         let second = readiness.guard("certificates");
         let other = readiness.guard("a first look at the manifests");
-        assert_eq!(
-            readiness.missing(),
-            ["a first look at the manifests", "certificates"]
-        );
+        assert_eq!(readiness.missing(), ["a first look at the manifests", "certificates"]);
         drop(first);
         drop(other);
         assert_eq!(readiness.missing(), ["certificates"]);

@@ -116,10 +116,7 @@ mod tests {
         drain(&receiver, &mut output, &lost);
 
         let text = String::from_utf8(output).unwrap();
-        assert_eq!(
-            text,
-            "one\ntwo\n2 log lines were lost: output was too slow\n"
-        );
+        assert_eq!(text, "one\ntwo\n2 log lines were lost: output was too slow\n");
     }
 
     #[test]

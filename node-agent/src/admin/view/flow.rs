@@ -139,13 +139,8 @@ impl FlowState {
 
 impl Verdict {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Pending,
-        Self::Allowed,
-        Self::Denied,
-        Self::Refused,
-        Self::Failed,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Pending, Self::Allowed, Self::Denied, Self::Refused, Self::Failed];
 
     /// The verdict on a flow.
     #[must_use]
@@ -214,11 +209,7 @@ impl From<&FlowRecord> for FlowView {
     fn from(flow: &FlowRecord) -> Self {
         Self {
             id: flow.id.0,
-            state: if flow.end.is_none() {
-                FlowState::Open
-            } else {
-                FlowState::Ended
-            },
+            state: if flow.end.is_none() { FlowState::Open } else { FlowState::Ended },
             direction: flow.direction.as_label().to_owned(),
             source: PartyView::from(&flow.source),
             destination: PartyView::from(&flow.destination),

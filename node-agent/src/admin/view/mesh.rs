@@ -175,12 +175,7 @@ impl WorkloadView {
             identity: pod.identity.to_string(),
             addresses: pod.addresses.clone(),
             owner: format!("{}/{}", pod.owner.kind, pod.owner.name),
-            protocol: if selected.is_ok() {
-                "hbone"
-            } else {
-                "plaintext"
-            }
-            .to_owned(),
+            protocol: if selected.is_ok() { "hbone" } else { "plaintext" }.to_owned(),
             reason: selected.err().map(|why| why.as_label().to_owned()),
             enrolment: status.map(PodStateView::from),
         }
@@ -230,10 +225,7 @@ impl ServiceView {
             ports: service
                 .ports
                 .iter()
-                .map(|port| ServicePortView {
-                    name: port.name.to_string(),
-                    port: port.port,
-                })
+                .map(|port| ServicePortView { name: port.name.to_string(), port: port.port })
                 .collect(),
             client_affinity_seconds: match service.affinity {
                 Affinity::None => None,
@@ -248,9 +240,7 @@ impl ServiceView {
                         .map(|(name, port)| (name.to_string(), *port))
                         .collect(),
                     ready: endpoint.ready,
-                    pod: world
-                        .workload_at(endpoint.address)
-                        .map(|pod| ObjectRef::from(&pod.name)),
+                    pod: world.workload_at(endpoint.address).map(|pod| ObjectRef::from(&pod.name)),
                 })
                 .collect(),
         }

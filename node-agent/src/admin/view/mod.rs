@@ -116,10 +116,7 @@ impl fmt::Display for ObjectRef {
 
 impl From<&ObjectName> for ObjectRef {
     fn from(name: &ObjectName) -> Self {
-        Self {
-            namespace: name.namespace.to_string(),
-            name: name.name.to_string(),
-        }
+        Self { namespace: name.namespace.to_string(), name: name.name.to_string() }
     }
 }
 

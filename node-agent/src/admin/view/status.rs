@@ -156,10 +156,7 @@ impl StatusView {
         let mut problems = Vec::new();
         if !self.readiness.ready {
             problems.push(Problem::error(
-                format!(
-                    "not ready: waiting for {}",
-                    self.readiness.missing.join(", ")
-                ),
+                format!("not ready: waiting for {}", self.readiness.missing.join(", ")),
                 "right after a start this ends by itself; else look at the agent's log",
             ));
         }
@@ -196,28 +193,16 @@ impl StatusView {
 
 impl Problem {
     fn error(what: String, help: &str) -> Self {
-        Self {
-            severity: Severity::Error,
-            what,
-            help: help.to_owned(),
-        }
+        Self { severity: Severity::Error, what, help: help.to_owned() }
     }
 
     fn warning(what: String, help: &str) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(what, help)
-        }
+        Self { severity: Severity::Warning, ..Self::error(what, help) }
     }
 
     /// A certificate that works but could not be renewed is a warning: there is time.
     fn of_certificate(certificate: &CertificateView) -> Option<Self> {
-        let CertificateView {
-            identity,
-            state,
-            last_error,
-            ..
-        } = certificate;
+        let CertificateView { identity, state, last_error, .. } = certificate;
         let help = "look at the CA: is it up, and does it know this node and its pods?";
         match (state.as_str(), last_error) {
             ("valid" | "requesting", None) => None,
@@ -227,10 +212,7 @@ impl Problem {
             )),
             (state, error) => {
                 let error = error.as_deref().unwrap_or("the CA has not answered");
-                Some(Self::error(
-                    format!("certificate of {identity} is {state}: {error}"),
-                    help,
-                ))
+                Some(Self::error(format!("certificate of {identity} is {state}: {error}"), help))
             }
         }
     }

@@ -62,10 +62,7 @@ impl TrafficLabels {
 
     /// The labels of the same flow once it has ended like this.
     pub(super) fn ended(&self, end: CloseReason) -> Self {
-        Self {
-            response_flags: response_flags(end),
-            ..self.clone()
-        }
+        Self { response_flags: response_flags(end), ..self.clone() }
     }
 
     /// The bucket for everything beyond the limit.
@@ -137,11 +134,7 @@ impl ServiceLabels {
 
     fn all(text: &str) -> Self {
         let text: Arc<str> = Arc::from(text);
-        Self {
-            host: Arc::clone(&text),
-            name: Arc::clone(&text),
-            namespace: text,
-        }
+        Self { host: Arc::clone(&text), name: Arc::clone(&text), namespace: text }
     }
 }
 
@@ -194,10 +187,7 @@ impl EncodeLabelSet for TrafficLabels {
         }
         label("", ("destination_service", &self.service.host))?;
         label("", ("destination_service_name", &self.service.name))?;
-        label(
-            "",
-            ("destination_service_namespace", &self.service.namespace),
-        )?;
+        label("", ("destination_service_namespace", &self.service.namespace))?;
         label("", ("request_protocol", "tcp"))?;
         label("", ("response_flags", self.response_flags))?;
         label("", ("connection_security_policy", self.security))

@@ -33,9 +33,7 @@ pub struct MetricsSettings {
 
 impl Default for MetricsSettings {
     fn default() -> Self {
-        Self {
-            address: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 15020)),
-        }
+        Self { address: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 15020)) }
     }
 }
 
@@ -99,13 +97,7 @@ impl Metrics {
         looked_at.register(&mut registry);
         let meter = FlowMeter::new(cluster, limits, &mut registry);
         let looked_at = Mutex::new(looked_at);
-        (
-            Self {
-                registry,
-                looked_at,
-            },
-            meter,
-        )
+        (Self { registry, looked_at }, meter)
     }
 
     /// The exposition text with these values for what is looked at.
@@ -114,10 +106,7 @@ impl Metrics {
     /// Never in practice: a `String` takes every write.
     pub fn render(&self, snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
         // Held while encoding, so that two scrapes do not mix their values.
-        let looked_at = self
-            .looked_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
         looked_at.set(snapshot);
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
@@ -127,11 +116,7 @@ impl Metrics {
 
 impl LookedAt {
     fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "adit_ready",
-            "1 when the agent is ready, else 0",
-            self.ready.clone(),
-        );
+        registry.register("adit_ready", "1 when the agent is ready, else 0", self.ready.clone());
         registry.register(
             "adit_pods",
             "Pods of this node by state of their enrolment",
@@ -168,34 +153,21 @@ impl LookedAt {
         self.ready.set(i64::from(snapshot.ready));
         self.pods.clear();
         for (state, count) in &snapshot.pods {
-            set(
-                &self.pods,
-                &vec![("state", (*state).to_owned())],
-                signed(*count),
-            );
+            set(&self.pods, &vec![("state", (*state).to_owned())], signed(*count));
         }
         self.certificates.clear();
         for (identity, not_after) in &snapshot.certificates {
             let expires = not_after.map_or(0, unix_seconds);
-            set(
-                &self.certificates,
-                &vec![("identity", identity.clone())],
-                expires,
-            );
+            set(&self.certificates, &vec![("identity", identity.clone())], expires);
         }
         self.tunnels.clear();
         for (direction, count) in &snapshot.tunnels {
             let labels = vec![("direction", (*direction).to_owned())];
             set(&self.tunnels, &labels, signed(*count));
         }
-        self.records_dropped
-            .inner()
-            .store(snapshot.records_dropped, Ordering::Relaxed);
-        self.followers
-            .set(signed(snapshot.followers.try_into().unwrap_or(u64::MAX)));
-        self.discovery_errors.set(signed(
-            snapshot.discovery_errors.try_into().unwrap_or(u64::MAX),
-        ));
+        self.records_dropped.inner().store(snapshot.records_dropped, Ordering::Relaxed);
+        self.followers.set(signed(snapshot.followers.try_into().unwrap_or(u64::MAX)));
+        self.discovery_errors.set(signed(snapshot.discovery_errors.try_into().unwrap_or(u64::MAX)));
     }
 }
 
@@ -222,10 +194,8 @@ mod tests {
     fn a_scrape_shows_what_is_and_not_what_was() {
         let started = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let (metrics, _meter) = Metrics::new("Kubernetes", started, Limits::default());
-        let before = Snapshot {
-            pods: [("enrolled", 2), ("failed", 1)].into(),
-            ..Snapshot::default()
-        };
+        let before =
+            Snapshot { pods: [("enrolled", 2), ("failed", 1)].into(), ..Snapshot::default() };
         let first = metrics.render(&before).unwrap();
         assert!(first.contains("adit_pods{state=\"failed\"} 1\n"), "{first}");
 

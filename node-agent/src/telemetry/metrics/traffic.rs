@@ -28,11 +28,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            label_sets: 4096,
-            idle: Duration::from_secs(15 * 60),
-            open_flows: 262_144,
-        }
+        Self { label_sets: 4096, idle: Duration::from_secs(15 * 60), open_flows: 262_144 }
     }
 }
 
@@ -105,14 +101,8 @@ impl FlowMeter {
         self.families.closed.get_or_create(&labels).inc();
         // Istio counts as the destination does, whoever reports: `received` is what the source
         // sent (the request), `sent` what it got back.
-        self.families
-            .sent
-            .get_or_create(&labels)
-            .inc_by(flow.received);
-        self.families
-            .received
-            .get_or_create(&labels)
-            .inc_by(flow.sent);
+        self.families.sent.get_or_create(&labels).inc_by(flow.received);
+        self.families.received.get_or_create(&labels).inc_by(flow.sent);
         let plaintext_reason = match flow.protocol {
             Protocol::Plaintext(why) => why.as_label(),
             Protocol::Hbone | Protocol::Undecided => "",
@@ -129,10 +119,8 @@ impl FlowMeter {
     fn opened(&mut self, flow: &FlowRecord, now: Instant) {
         if self.open.len() < self.limits.open_flows && !self.open.contains_key(&flow.id) {
             let labels = self.count_opened(flow, now);
-            let kind = [
-                ("direction", flow.direction.as_label()),
-                ("protocol", flow.protocol.as_label()),
-            ];
+            let kind =
+                [("direction", flow.direction.as_label()), ("protocol", flow.protocol.as_label())];
             self.families.open.get_or_create(&kind).inc();
             self.open.insert(flow.id, Open { labels, kind });
         }
@@ -166,13 +154,7 @@ impl FlowMeter {
     /// Drops the series that nobody has used for a while and of which a pod is gone. To be called
     /// every minute or so.
     pub fn sweep(&mut self, now: Instant, alive: impl Fn(&PodUid) -> bool) {
-        let Self {
-            limits,
-            families,
-            series,
-            open,
-            ..
-        } = self;
+        let Self { limits, families, series, open, .. } = self;
         series.retain(|labels, series| {
             let idle = now.saturating_duration_since(series.last_used) >= limits.idle;
             let mut pods = series.source.iter().chain(&series.destination);
@@ -262,10 +244,7 @@ mod tests {
         open.end = None;
         test.meter.count(&open, test.start);
         let text = test.text();
-        assert_has(
-            &text,
-            &format!("istio_tcp_connections_opened_total{OUTBOUND} 1\n"),
-        );
+        assert_has(&text, &format!("istio_tcp_connections_opened_total{OUTBOUND} 1\n"));
         assert!(!text.contains("closed_total{"), "{text}");
         let gauge = "adit_flows_open{direction=\"outbound\",protocol=\"hbone\"}";
         assert_has(&text, &format!("{gauge} 1\n"));
@@ -304,19 +283,13 @@ mod tests {
 
     #[test]
     fn label_sets_beyond_the_limit_are_counted_as_other() {
-        let limits = Limits {
-            label_sets: 1,
-            ..Limits::default()
-        };
+        let limits = Limits { label_sets: 1, ..Limits::default() };
         let mut test = Test::new(limits);
         test.meter.count(&samples::finished(1), test.start);
         test.meter.count(&samples::plaintext(2), test.start);
         test.meter.count(&samples::finished(3), test.start);
         let text = test.text();
-        assert_has(
-            &text,
-            &format!("istio_tcp_connections_closed_total{OUTBOUND} 2\n"),
-        );
+        assert_has(&text, &format!("istio_tcp_connections_closed_total{OUTBOUND} 2\n"));
         let other = text
             .lines()
             .find(|line| {
@@ -336,14 +309,10 @@ mod tests {
         assert!(test.text().contains("opened_total{"));
         test.meter.sweep(later - Duration::from_secs(1), |_| false);
         assert!(test.text().contains("opened_total{"));
-        test.meter
-            .sweep(later, |uid| uid.as_str() != samples::CART_UID);
+        test.meter.sweep(later, |uid| uid.as_str() != samples::CART_UID);
 
         let text = test.text();
-        assert!(
-            !text.contains("istio_tcp_connections_opened_total{"),
-            "{text}"
-        );
+        assert!(!text.contains("istio_tcp_connections_opened_total{"), "{text}");
         assert!(test.meter.series.is_empty());
     }
 
@@ -357,11 +326,7 @@ mod tests {
         fn new(limits: Limits) -> Self {
             let (metrics, meter) = Metrics::new("Kubernetes", SystemTime::UNIX_EPOCH, limits);
             let start = Instant::now();
-            Self {
-                metrics,
-                meter,
-                start,
-            }
+            Self { metrics, meter, start }
         }
 
         fn text(&self) -> String {
