@@ -1,8 +1,27 @@
-//! Metrics.
+//! Prometheus metrics: Istio's TCP families, so that Kiali and existing dashboards work, and
+//! `adit_*`. What flows add is counted as they are recorded; what can be looked at (pods,
+//! certificates, tunnels) comes as a [`Snapshot`] with each scrape.
 
+mod labels;
+mod traffic;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use serde::Deserialize;
+
+pub use traffic::{FlowMeter, Limits};
+
+/// The media type of what [`Metrics::render`] makes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The section `metrics` of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -15,5 +34,196 @@ pub struct MetricsSettings {
 impl Default for MetricsSettings {
     fn default() -> Self {
         Self { address: SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 15020)) }
+    }
+}
+
+/// What a scrape looks at.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Whether the agent is ready.
+    pub ready: bool,
+    /// State → pods of this node.
+    pub pods: BTreeMap<&'static str, u64>,
+    /// Identity and the end of its certificate's life, where there is one.
+    pub certificates: Vec<(String, Option<SystemTime>)>,
+    /// Direction → tunnels open.
+    pub tunnels: BTreeMap<&'static str, u64>,
+    /// Flow records that found the channel from the workers full.
+    pub records_dropped: u64,
+    /// Followers of the flow stream.
+    pub followers: usize,
+    /// Errors that discovery reports now.
+    pub discovery_errors: usize,
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+/// All metrics of the agent.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    looked_at: Mutex<LookedAt>,
+}
+
+/// The gauges that a scrape fills; one scrape at a time.
+#[derive(Debug, Default)]
+struct LookedAt {
+    ready: Gauge,
+    pods: Family<Labels, Gauge>,
+    certificates: Family<Labels, Gauge>,
+    tunnels: Family<Labels, Gauge>,
+    records_dropped: Counter<u64, AtomicU64>,
+    followers: Gauge,
+    discovery_errors: Gauge,
+}
+
+impl Metrics {
+    /// Metrics for the cluster of this name, and the meter that `observer` feeds.
+    #[must_use]
+    pub fn new(cluster: &str, started: SystemTime, limits: Limits) -> (Self, FlowMeter) {
+        let mut registry = Registry::default();
+        let build: Family<Labels, Gauge> = Family::default();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        build.get_or_create(&vec![("version", version)]).set(1);
+        registry.register("adit_build", "The agent's version; always 1", build);
+        let start: Gauge = Gauge::default();
+        start.set(unix_seconds(started));
+        registry.register(
+            "adit_start_time_seconds",
+            "When the agent started, in seconds since 1970",
+            start,
+        );
+        let looked_at = LookedAt::default();
+        looked_at.register(&mut registry);
+        let meter = FlowMeter::new(cluster, limits, &mut registry);
+        let looked_at = Mutex::new(looked_at);
+        (Self { registry, looked_at }, meter)
+    }
+
+    /// The exposition text with these values for what is looked at.
+    ///
+    /// # Errors
+    /// Never in practice: a `String` takes every write.
+    pub fn render(&self, snapshot: &Snapshot) -> Result<String, std::fmt::Error> {
+        // Held while encoding, so that two scrapes do not mix their values.
+        let looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        looked_at.set(snapshot);
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl LookedAt {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("adit_ready", "1 when the agent is ready, else 0", self.ready.clone());
+        registry.register(
+            "adit_pods",
+            "Pods of this node by state of their enrolment",
+            self.pods.clone(),
+        );
+        registry.register(
+            "adit_certificate_expiration_timestamp_seconds",
+            "When the certificate of an identity expires, in seconds since 1970; 0 without one",
+            self.certificates.clone(),
+        );
+        registry.register(
+            "adit_tunnels_open",
+            "Tunnels open now, by the side that dialled",
+            self.tunnels.clone(),
+        );
+        registry.register(
+            "adit_flow_records_dropped",
+            "Flow records lost because the observer was too slow; their flows are in no metric",
+            self.records_dropped.clone(),
+        );
+        registry.register(
+            "adit_flow_followers",
+            "Clients that follow the stream of flows",
+            self.followers.clone(),
+        );
+        registry.register(
+            "adit_discovery_errors",
+            "Objects that discovery rejects now",
+            self.discovery_errors.clone(),
+        );
+    }
+
+    fn set(&self, snapshot: &Snapshot) {
+        self.ready.set(i64::from(snapshot.ready));
+        self.pods.clear();
+        for (state, count) in &snapshot.pods {
+            set(&self.pods, &vec![("state", (*state).to_owned())], signed(*count));
+        }
+        self.certificates.clear();
+        for (identity, not_after) in &snapshot.certificates {
+            let expires = not_after.map_or(0, unix_seconds);
+            set(&self.certificates, &vec![("identity", identity.clone())], expires);
+        }
+        self.tunnels.clear();
+        for (direction, count) in &snapshot.tunnels {
+            let labels = vec![("direction", (*direction).to_owned())];
+            set(&self.tunnels, &labels, signed(*count));
+        }
+        self.records_dropped.inner().store(snapshot.records_dropped, Ordering::Relaxed);
+        self.followers.set(signed(snapshot.followers.try_into().unwrap_or(u64::MAX)));
+        self.discovery_errors.set(signed(snapshot.discovery_errors.try_into().unwrap_or(u64::MAX)));
+    }
+}
+
+fn set(family: &Family<Labels, Gauge>, labels: &Labels, value: i64) {
+    family.get_or_create(labels).set(value);
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    signed(since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_is_and_not_what_was() {
+        let started = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let (metrics, _meter) = Metrics::new("Kubernetes", started, Limits::default());
+        let before =
+            Snapshot { pods: [("enrolled", 2), ("failed", 1)].into(), ..Snapshot::default() };
+        let first = metrics.render(&before).unwrap();
+        assert!(first.contains("adit_pods{state=\"failed\"} 1\n"), "{first}");
+
+        let now = Snapshot {
+            ready: true,
+            pods: [("enrolled", 3)].into(),
+            certificates: vec![("spiffe://c/ns/a/sa/b".to_owned(), Some(started))],
+            tunnels: [("inbound", 1)].into(),
+            records_dropped: 5,
+            followers: 6,
+            discovery_errors: 7,
+        };
+        let second = metrics.render(&now).unwrap();
+        let expected = [
+            "adit_ready 1\n",
+            "adit_pods{state=\"enrolled\"} 3\n",
+            "adit_certificate_expiration_timestamp_seconds{identity=\"spiffe://c/ns/a/sa/b\"} \
+             1700000000\n",
+            "adit_tunnels_open{direction=\"inbound\"} 1\n",
+            "adit_flow_records_dropped_total 5\n",
+            "adit_flow_followers 6\n",
+            "adit_discovery_errors 7\n",
+            "adit_start_time_seconds 1700000000\n",
+            "# EOF\n",
+        ];
+        for line in expected {
+            assert!(second.contains(line), "{line} is missing in\n{second}");
+        }
+        assert!(!second.contains("failed"), "{second}");
     }
 }

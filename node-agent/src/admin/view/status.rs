@@ -1,0 +1,219 @@
+//! The agent as a whole: what it is, how it is, and what to do where it is not well.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::admin::view::{CertificateView, Timestamp};
+
+/// The agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusView {
+    /// Whether there is no problem of severity `error`.
+    pub healthy: bool,
+    /// What is wrong and what to do; errors first.
+    pub problems: Vec<Problem>,
+    /// What it is.
+    pub node: NodeView,
+    /// Whether it is ready.
+    pub readiness: ReadinessView,
+    /// State of enrolment → pods of this node.
+    pub pods: BTreeMap<String, u64>,
+    /// State → certificates.
+    pub certificates: CertificateCounts,
+    /// Flows open now.
+    pub flows_open: u64,
+    /// Direction → tunnels open now.
+    pub tunnels_open: BTreeMap<String, u64>,
+    /// What feeds the agent.
+    pub discovery: DiscoveryView,
+    /// Whether what `adit flows` shows is complete.
+    pub records: RecordsView,
+    /// Facts about the kernel's side.
+    #[serde(default)]
+    pub datapath: Vec<Fact>,
+}
+
+/// What the agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeView {
+    /// The node's name.
+    pub name: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The trust domain.
+    pub trust_domain: String,
+    /// The agent's version.
+    pub version: String,
+    /// When the agent started.
+    pub started: Timestamp,
+    /// How long ago that is.
+    pub uptime_seconds: u64,
+}
+
+/// Whether the agent is ready, as its readiness endpoint says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadinessView {
+    /// Whether nothing is missing.
+    pub ready: bool,
+    /// What is missing.
+    #[serde(default)]
+    pub missing: Vec<String>,
+}
+
+/// State → certificates.
+pub type CertificateCounts = BTreeMap<String, u64>;
+
+/// What feeds the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiscoveryView {
+    /// Such as `manifests /etc/adit/manifests`.
+    pub source: String,
+    /// When something changed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated: Option<Timestamp>,
+    /// How long ago that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<u64>,
+    /// Namespaces known.
+    pub namespaces: u64,
+    /// Pods known, of all nodes.
+    pub workloads: u64,
+    /// Services known.
+    pub services: u64,
+    /// What is rejected now, one by one.
+    #[serde(default)]
+    pub errors: Vec<String>,
+}
+
+/// Whether what `adit flows` shows is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordsView {
+    /// Flow records that were lost since the start.
+    pub dropped: u64,
+    /// Ended flows that are kept now.
+    pub kept: u64,
+    /// Clients that follow the stream of flows.
+    pub followers: u64,
+}
+
+/// A name and a value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fact {
+    /// What it is about.
+    pub name: String,
+    /// What is the case.
+    pub value: String,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Flows fail, or are not protected as asked for.
+    Error,
+    /// It works, but somebody should look.
+    Warning,
+}
+
+impl Severity {
+    /// `error` or `warning`.
+    #[must_use]
+    pub const fn as_label(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+impl StatusView {
+    /// Fills in `problems` and `healthy` from the rest and these details.
+    #[must_use]
+    pub(in crate::admin) fn judged(
+        mut self,
+        failed_pods: &[(String, String)],
+        certificates: &[CertificateView],
+    ) -> Self {
+        let mut problems = Vec::new();
+        if !self.readiness.ready {
+            problems.push(Problem::error(
+                format!("not ready: waiting for {}", self.readiness.missing.join(", ")),
+                "right after a start this ends by itself; else look at the agent's log",
+            ));
+        }
+        for (pod, error) in failed_pods {
+            problems.push(Problem::error(
+                format!("pod {pod} could not be enrolled: {error}"),
+                "it is tried again by itself; `adit doctor` shows what the kernel lacks",
+            ));
+        }
+        for certificate in certificates {
+            problems.extend(Problem::of_certificate(certificate));
+        }
+        for error in &self.discovery.errors {
+            problems.push(Problem::warning(
+                format!("discovery: {error}"),
+                "correct the object; everything else stays in force",
+            ));
+        }
+        if self.records.dropped > 0 {
+            problems.push(Problem::warning(
+                format!(
+                    "{} flow records were lost since the start: flows and metrics are incomplete",
+                    self.records.dropped
+                ),
+                "the node has more connections than its control threads can record; give the agent more CPU",
+            ));
+        }
+        problems.sort_by_key(|problem| problem.severity);
+        self.healthy = problems.iter().all(|p| p.severity > Severity::Error);
+        self.problems = problems;
+        self
+    }
+}
+
+impl Problem {
+    fn error(what: String, help: &str) -> Self {
+        Self { severity: Severity::Error, what, help: help.to_owned() }
+    }
+
+    fn warning(what: String, help: &str) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(what, help) }
+    }
+
+    /// A certificate that works but could not be renewed is a warning: there is time.
+    fn of_certificate(certificate: &CertificateView) -> Option<Self> {
+        let CertificateView { identity, state, last_error, .. } = certificate;
+        let help = "look at the CA: is it up, and does it know this node and its pods?";
+        match (state.as_str(), last_error) {
+            ("valid" | "requesting", None) => None,
+            ("valid", Some(error)) => Some(Self::warning(
+                format!("certificate of {identity} could not be renewed: {error}"),
+                help,
+            )),
+            (state, error) => {
+                let error = error.as_deref().unwrap_or("the CA has not answered");
+                Some(Self::error(format!("certificate of {identity} is {state}: {error}"), help))
+            }
+        }
+    }
+}

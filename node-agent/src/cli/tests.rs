@@ -1,0 +1,400 @@
+//! Whole commands: arguments in, text and exit code out, against a real admin socket.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use adit_core::flow::{CloseReason, TlsFailure};
+
+use super::*;
+use crate::admin::tests::Agent;
+use crate::admin::view::{
+    DiscoveryView, Fact, NodeView, Problem, ReadinessView, RecordsView, Severity, StatusView,
+    Timestamp,
+};
+use crate::observer::samples;
+use crate::shutdown::Phase;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_list_prints_as_table_wide_and_json() {
+    let agent = agent_with_flows().await;
+    for command in ["workloads", "services", "certs", "tunnels", "flows"] {
+        for format in ["table", "wide", "json"] {
+            let ended = adit(&agent.socket, &[command, "-o", format]).await;
+            assert_eq!((ended.code, ended.remarks.as_str()), (0, ""), "{command}");
+            golden::check(&format!("cli/{command}.{format}"), &ended.out);
+        }
+    }
+    let yaml = adit(&agent.socket, &["certs", "-o", "yaml"]).await;
+    golden::check("cli/certs.yaml", &yaml.out);
+}
+
+#[test]
+fn status_prints_as_text_for_people() {
+    let status = sample_status();
+    golden::check("cli/status.table", &status::text(&status, false));
+    golden::check("cli/status.wide", &status::text(&status, true));
+    let mut healthy = status;
+    healthy.healthy = true;
+    healthy.problems.clear();
+    healthy.readiness.ready = true;
+    golden::check("cli/status-healthy.table", &status::text(&healthy, false));
+    let mut json = Vec::new();
+    output::whole(Format::Json, &mut json, &healthy).unwrap();
+    golden::check("cli/status.json", std::str::from_utf8(&json).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_of_an_agent_that_is_not_well_exits_4() {
+    let agent = Agent::start().await;
+    let ended = adit(&agent.socket, &["status"]).await;
+    assert_eq!(ended.code, 4, "{}", ended.remarks);
+    assert!(ended.out.contains("NOT HEALTHY"), "{}", ended.out);
+    assert!(ended.out.contains("\nerror: not ready"), "{}", ended.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_reach_the_agent_and_an_empty_list_is_said() {
+    let agent = agent_with_flows().await;
+    let filters = [
+        "--namespace",
+        "shop",
+        "--workload",
+        "shop/client",
+        "--peer",
+        "legacy",
+        "--port",
+        "5432",
+        "--protocol",
+        "plaintext",
+        "--verdict",
+        "allowed",
+        "--direction",
+        "outbound",
+        "--state",
+        "ended",
+        "--limit",
+        "5",
+    ];
+    let ended = adit(&agent.socket, &[&["flows"], &filters[..]].concat()).await;
+    assert_eq!(ended.out.lines().count(), 2, "{}", ended.out);
+    let none = adit(&agent.socket, &["flows", "-n", "prod"]).await;
+    assert_eq!((none.code, none.out.as_str()), (0, ""));
+    assert_eq!(none.remarks, "No flows found.\n");
+    let json = adit(&agent.socket, &["flows", "-n", "prod", "-o", "json"]).await;
+    assert_eq!(json.out, "[]\n");
+    let local = adit(&agent.socket, &["workloads", "--local", "-n", "shop"]).await;
+    assert!(!local.out.contains("cart-0"), "{}", local.out);
+    assert!(local.out.contains("legacy"), "{}", local.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follow_prints_what_was_and_what_comes_until_the_agent_ends() {
+    let agent = agent_with_flows().await;
+    let output = Output::default();
+    let (socket, out) = (agent.socket.clone(), output.clone());
+    let following = tokio::task::spawn_blocking(move || {
+        run_with(&socket, &["flows", "--follow", "--limit", "1"], &mut out.clone())
+    });
+    output.wait_for("tls_wrong_identity").await;
+    agent.recorder.record(samples::open(50));
+    output.wait_for(" open\n").await;
+    agent.recorder.record(samples::finished(50));
+    output.wait_for("finished").await;
+
+    agent.trigger.advance(Phase::Forced);
+
+    let ended = following.await.unwrap();
+    assert!(output.text().starts_with("TIME"), "{}", output.text());
+    assert_eq!(output.text().lines().count(), 4, "{}", output.text());
+    // Cut in the middle of a stream, or told about the end: both are said.
+    assert!(!ended.remarks.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_ends_a_command_in_silence() {
+    let agent = agent_with_flows().await;
+    let socket = agent.socket.clone();
+    let ended = tokio::task::spawn_blocking(move || run_with(&socket, &["flows"], &mut Closed));
+    let ended = ended.await.unwrap();
+    assert_eq!((ended.code, ended.remarks.as_str()), (141, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_level_drain_and_version_say_what_they_did() {
+    let agent = Agent::start().await;
+    let set = adit(&agent.socket, &["log-level", "warn,access=info"]).await;
+    assert_eq!((set.code, set.out.as_str()), (0, "warn,access=info\n"));
+    let get = adit(&agent.socket, &["log-level", "-o", "json"]).await;
+    assert_eq!(get.out, "{\n  \"filter\": \"warn,access=info\"\n}\n");
+    let bad = adit(&agent.socket, &["log-level", "loud"]).await;
+    assert_eq!(bad.code, 1);
+    assert!(bad.remarks.contains("\"loud\""), "{}", bad.remarks);
+    let drain = adit(&agent.socket, &["drain", "--deadline", "2s"]).await;
+    assert_eq!(drain.out, "drained: 3 flows were cut when 2s had passed\n");
+    let version = adit(&agent.socket, &["version"]).await;
+    let number = env!("CARGO_PKG_VERSION");
+    let expected = format!("client  {number}\nagent   {number} (node-a)\n");
+    assert_eq!(version.out, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_cannot_be_reached_exits_3_with_what_to_do() {
+    let gone = Path::new("/nonexistent/adit.sock");
+    let ended = adit(gone, &["flows"]).await;
+    assert_eq!(ended.code, 3);
+    let expected = "error: no agent can be reached at /nonexistent/adit.sock: \
+                    No such file or directory (os error 2)\n\
+                    help: is the agent running on this node?";
+    assert!(ended.remarks.starts_with(expected), "{}", ended.remarks);
+
+    let agent = Agent::start().await;
+    let dead = agent.socket.with_file_name("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let ended = adit(&dead, &["status"]).await;
+    assert_eq!(ended.code, 3);
+    assert!(ended.remarks.contains("has ended"), "{}", ended.remarks);
+    let version = adit(gone, &["version"]).await;
+    assert_eq!(version.code, 0);
+    assert!(version.out.contains("unknown"), "{}", version.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_whom_the_agent_refuses_is_told_why() {
+    let agent = Agent::start_for(Arc::new(|_uid| false)).await;
+    let ended = adit(&agent.socket, &["flows"]).await;
+    assert_eq!(ended.code, 1);
+    assert!(ended.remarks.contains("only root"), "{}", ended.remarks);
+    assert!(ended.remarks.contains("help: run"), "{}", ended.remarks);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_fails_only_where_something_required_is_missing() {
+    let nowhere = Path::new("/nonexistent/adit.sock");
+    for format in ["table", "json"] {
+        let ended = adit(nowhere, &["doctor", "-o", format]).await;
+        assert_eq!(ended.code, 4);
+        assert!(ended.remarks.contains("it lacks sk_lookup"), "{}", ended.remarks);
+        golden::check(&format!("cli/doctor.{format}"), &ended.out);
+    }
+    let fine = adit(nowhere, &["doctor", "--pins", "/fine"]).await;
+    assert_eq!((fine.code, fine.remarks.as_str()), (0, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cleanup_spares_a_node_with_an_agent_unless_forced() {
+    let agent = Agent::start().await;
+    let spared = adit(&agent.socket, &["cleanup"]).await;
+    assert_eq!(spared.code, 1);
+    assert!(spared.remarks.contains("stop it first"), "{}", spared.remarks);
+    let forced = adit(&agent.socket, &["cleanup", "--force"]).await;
+    assert_eq!(forced.out, "removed /sys/fs/bpf/adit\n");
+    let free = adit(Path::new("/nonexistent/adit.sock"), &["cleanup"]).await;
+    assert_eq!(free.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local_commands_get_their_arguments_and_tell_their_errors() {
+    let nowhere = Path::new("/nonexistent/adit.sock");
+    let run = adit(nowhere, &["run", "-c", "/x.yaml"]).await;
+    assert_eq!((run.code, run.remarks.as_str()), (1, "error: run /x.yaml: no\n"));
+    let directory = std::env::temp_dir().join(format!("adit-cli-ca-{}", std::process::id()));
+    let init = ["ca", "init", "-d", directory.to_str().unwrap()];
+    let made = adit(nowhere, &init).await;
+    let again = adit(nowhere, &init).await;
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!((made.code, made.out.lines().count()), (0, 6), "{}", made.out);
+    assert_eq!(again.code, 1, "{}", again.out);
+    let serve = ["ca", "serve", "-d", "/ca", "--tokens", "/t", "--manifests", "/m"];
+    let serve = adit(nowhere, &serve).await;
+    assert_eq!(serve.remarks, "error: serve [::]:15012\n");
+}
+
+#[test]
+fn arguments_are_consistent_and_texts_are_made_from_them() {
+    <Cli as clap::CommandFactory>::command().debug_assert();
+    let mut page = Vec::new();
+    texts::man(&mut page).unwrap();
+    let page = String::from_utf8(page).unwrap();
+    for part in ["Exit codes", "no agent could be reached", "cleanup"] {
+        assert!(page.contains(part), "{part}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let cli = Cli::try_parse_from(["adit", "completions", shell]).unwrap();
+        let Command::Completions(args) = cli.command else {
+            panic!("{cli:?}");
+        };
+        let mut script = Vec::new();
+        texts::completions(&args, &mut script).unwrap();
+        assert!(String::from_utf8(script).unwrap().contains("workloads"));
+    }
+    for wrong in [
+        &["flows", "--verdict", "maybe"][..],
+        &["flows", "--port", "99999"],
+        &["drain", "--deadline", "soon"],
+        &["nothing"],
+    ] {
+        let error = Cli::try_parse_from([&["adit"], wrong].concat()).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{wrong:?}");
+    }
+}
+
+struct Ended {
+    code: u8,
+    out: String,
+    remarks: String,
+}
+
+/// Runs a command as `main` does, five minutes and three seconds after the samples' noon.
+async fn adit(socket: &Path, arguments: &[&str]) -> Ended {
+    let socket = socket.to_owned();
+    let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
+    let running = tokio::task::spawn_blocking(move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut out = Output::default();
+        let mut ended = run_with(&socket, &arguments, &mut out);
+        ended.out = out.text();
+        ended
+    });
+    running.await.unwrap()
+}
+
+fn run_with(socket: &Path, arguments: &[&str], out: &mut dyn Write) -> Ended {
+    let socket = socket.to_str().unwrap();
+    let whole = [&["adit", "--socket", socket], arguments].concat();
+    let cli = Cli::try_parse_from(whole).unwrap();
+    let local = Local {
+        run: |options| anyhow::bail!("run {}: no", options.config.display()),
+        ca_serve: |options| anyhow::bail!("serve {}", options.service.listen),
+        probe: |options| Ok(findings(options.pins == Path::new("/fine"))),
+        cleanup: |options| Ok(vec![options.pins.display().to_string()]),
+    };
+    let now = samples::noon() + std::time::Duration::from_secs(303);
+    let mut remarks = Output::default();
+    let ended = execute(cli, &local, now, out, &mut remarks.clone());
+    let code = conclude(ended, &mut remarks);
+    Ended { code, out: String::new(), remarks: remarks.text() }
+}
+
+async fn agent_with_flows() -> Agent {
+    let agent = Agent::start().await;
+    agent.recorder.record(samples::plaintext(3));
+    let end = CloseReason::Tls(TlsFailure::WrongIdentity);
+    agent.recorder.record(samples::refused(4, end));
+    agent.recorder.record(samples::finished(1));
+    agent.settled(3).await;
+    agent
+}
+
+fn findings(available: bool) -> Vec<Finding> {
+    vec![
+        Finding {
+            feature: "sk_lookup".to_owned(),
+            needed_for: "steering a pod's connections to the agent".to_owned(),
+            available,
+            found: if available { "attached" } else { "EINVAL" }.to_owned(),
+            consequence: "the agent cannot run; the kernel must be 5.9 or later".to_owned(),
+            required: true,
+        },
+        Finding {
+            feature: "tcx".to_owned(),
+            needed_for: "the guard beside other programs".to_owned(),
+            available: false,
+            found: "Invalid argument (os error 22)".to_owned(),
+            consequence: "clsact is used instead".to_owned(),
+            required: false,
+        },
+    ]
+}
+
+fn sample_status() -> StatusView {
+    let problem = |severity, what: &str, help: &str| Problem {
+        severity,
+        what: what.to_owned(),
+        help: help.to_owned(),
+    };
+    StatusView {
+        healthy: false,
+        problems: vec![
+            problem(
+                Severity::Error,
+                "not ready: waiting for the first certificates",
+                "right after a start this ends by itself; else look at the agent's log",
+            ),
+            problem(
+                Severity::Warning,
+                "discovery: pods.yaml, document 2: spec.nodeName: missing",
+                "correct the object; everything else stays in force",
+            ),
+        ],
+        node: NodeView {
+            name: "node-a".to_owned(),
+            cluster: "Kubernetes".to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+            version: "0.1.0".to_owned(),
+            started: Timestamp(samples::noon()),
+            uptime_seconds: 303,
+        },
+        readiness: ReadinessView {
+            ready: false,
+            missing: vec!["the first certificates".to_owned()],
+        },
+        pods: [("enrolled".to_owned(), 2), ("awaiting_certificate".to_owned(), 1)].into(),
+        certificates: [("valid".to_owned(), 1), ("requesting".to_owned(), 1)].into(),
+        flows_open: 12,
+        tunnels_open: [("inbound".to_owned(), 1), ("outbound".to_owned(), 2)].into(),
+        discovery: DiscoveryView {
+            source: "manifests /etc/adit/manifests".to_owned(),
+            updated: Some(Timestamp(samples::noon())),
+            age_seconds: Some(45),
+            namespaces: 2,
+            workloads: 5,
+            services: 1,
+            errors: vec!["pods.yaml, document 2: spec.nodeName: missing".to_owned()],
+        },
+        records: RecordsView { dropped: 0, kept: 4096, followers: 1 },
+        datapath: vec![
+            Fact { name: "layout version".to_owned(), value: "1".to_owned() },
+            Fact { name: "pins".to_owned(), value: "/sys/fs/bpf/adit".to_owned() },
+        ],
+    }
+}
+
+/// A writer that can be looked at while it is written to.
+#[derive(Clone, Default)]
+struct Output(Arc<Mutex<Vec<u8>>>);
+
+impl Output {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    async fn wait_for(&self, part: &str) {
+        while !self.text().contains(part) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Standard output after `| head` has ended.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

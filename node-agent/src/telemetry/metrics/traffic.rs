@@ -1,0 +1,346 @@
+//! Counters of flows. A flow is counted once opened and once closed; its bytes are added when it
+//! closes. How many series there can be is bounded: see [`Limits`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_core::flow::{FlowId, FlowRecord, Protocol};
+use adit_core::workload::PodUid;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::telemetry::metrics::labels::TrafficLabels;
+
+/// What bounds the number of series.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Label sets of Istio's families. Further ones are counted in a set whose workloads and
+    /// services are all `other`.
+    pub label_sets: usize,
+    /// A label set of a pod that is gone is dropped when no flow has touched it for this long.
+    pub idle: Duration,
+    /// Open flows whose labels are remembered; the opening of further ones is counted when they end.
+    pub open_flows: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { label_sets: 4096, idle: Duration::from_secs(15 * 60), open_flows: 262_144 }
+    }
+}
+
+/// Turns flow records into counters. Owned by the one task that receives the records.
+#[derive(Debug)]
+pub struct FlowMeter {
+    cluster: Arc<str>,
+    limits: Limits,
+    families: Families,
+    series: HashMap<TrafficLabels, Series>,
+    open: HashMap<FlowId, Open>,
+}
+
+#[derive(Debug, Default)]
+struct Families {
+    opened: Family<TrafficLabels, Counter>,
+    closed: Family<TrafficLabels, Counter>,
+    sent: Family<TrafficLabels, Counter>,
+    received: Family<TrafficLabels, Counter>,
+    ended: Family<EndLabels, Counter>,
+    open: Family<OpenLabels, Gauge>,
+}
+
+type EndLabels = [(&'static str, &'static str); 4];
+
+type OpenLabels = [(&'static str, &'static str); 2];
+
+/// A flow that was seen to open.
+#[derive(Debug)]
+struct Open {
+    labels: TrafficLabels,
+    kind: OpenLabels,
+}
+
+#[derive(Debug)]
+struct Series {
+    last_used: Instant,
+    source: Option<PodUid>,
+    destination: Option<PodUid>,
+}
+
+impl FlowMeter {
+    pub(super) fn new(cluster: &str, limits: Limits, registry: &mut Registry) -> Self {
+        let families = Families::default();
+        families.register(registry);
+        Self {
+            cluster: Arc::from(cluster),
+            limits,
+            families,
+            series: HashMap::new(),
+            open: HashMap::new(),
+        }
+    }
+
+    /// Counts what the record says is new: an opening, or an end.
+    pub fn count(&mut self, flow: &FlowRecord, now: Instant) {
+        let Some(end) = flow.end else {
+            self.opened(flow, now);
+            return;
+        };
+        let labels = match self.open.remove(&flow.id) {
+            Some(open) => {
+                self.families.open.get_or_create(&open.kind).dec();
+                open.labels
+            }
+            // Refused before it was decided, or its opening was not seen: both at once.
+            None => self.count_opened(flow, now),
+        };
+        let labels = self.admit(labels.ended(end), flow, now);
+        self.families.closed.get_or_create(&labels).inc();
+        // Istio counts as the destination does, whoever reports: `received` is what the source
+        // sent (the request), `sent` what it got back.
+        self.families.sent.get_or_create(&labels).inc_by(flow.received);
+        self.families.received.get_or_create(&labels).inc_by(flow.sent);
+        let plaintext_reason = match flow.protocol {
+            Protocol::Plaintext(why) => why.as_label(),
+            Protocol::Hbone | Protocol::Undecided => "",
+        };
+        let ended = [
+            ("direction", flow.direction.as_label()),
+            ("protocol", flow.protocol.as_label()),
+            ("plaintext_reason", plaintext_reason),
+            ("reason", end.as_label()),
+        ];
+        self.families.ended.get_or_create(&ended).inc();
+    }
+
+    fn opened(&mut self, flow: &FlowRecord, now: Instant) {
+        if self.open.len() < self.limits.open_flows && !self.open.contains_key(&flow.id) {
+            let labels = self.count_opened(flow, now);
+            let kind =
+                [("direction", flow.direction.as_label()), ("protocol", flow.protocol.as_label())];
+            self.families.open.get_or_create(&kind).inc();
+            self.open.insert(flow.id, Open { labels, kind });
+        }
+    }
+
+    fn count_opened(&mut self, flow: &FlowRecord, now: Instant) -> TrafficLabels {
+        let labels = TrafficLabels::of(&self.cluster, flow);
+        let labels = self.admit(labels, flow, now);
+        self.families.opened.get_or_create(&labels).inc();
+        labels
+    }
+
+    /// The labels, or those of the common bucket if there is no room for new ones.
+    fn admit(&mut self, labels: TrafficLabels, flow: &FlowRecord, now: Instant) -> TrafficLabels {
+        let room = self.series.len() < self.limits.label_sets;
+        if !room && !self.series.contains_key(&labels) {
+            return labels.collapsed();
+        }
+        let uid = |pod: &Option<Arc<adit_core::workload::Workload>>| {
+            pod.as_ref().map(|pod| pod.uid.clone())
+        };
+        let series = Series {
+            last_used: now,
+            source: uid(&flow.source.workload),
+            destination: uid(&flow.destination.workload),
+        };
+        self.series.insert(labels.clone(), series);
+        labels
+    }
+
+    /// Drops the series that nobody has used for a while and of which a pod is gone. To be called
+    /// every minute or so.
+    pub fn sweep(&mut self, now: Instant, alive: impl Fn(&PodUid) -> bool) {
+        let Self { limits, families, series, open, .. } = self;
+        series.retain(|labels, series| {
+            let idle = now.saturating_duration_since(series.last_used) >= limits.idle;
+            let mut pods = series.source.iter().chain(&series.destination);
+            let keep = !idle || pods.all(&alive);
+            if !keep {
+                families.opened.remove(labels);
+                families.closed.remove(labels);
+                families.sent.remove(labels);
+                families.received.remove(labels);
+            }
+            keep
+        });
+        // An end whose record was lost would stay here for ever.
+        open.retain(|_, open| {
+            let keep = series.contains_key(&open.labels) || open.labels == open.labels.collapsed();
+            if !keep {
+                families.open.get_or_create(&open.kind).dec();
+            }
+            keep
+        });
+    }
+}
+
+impl Families {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "istio_tcp_connections_opened",
+            "The total number of TCP connections opened",
+            self.opened.clone(),
+        );
+        registry.register(
+            "istio_tcp_connections_closed",
+            "The total number of TCP connections closed",
+            self.closed.clone(),
+        );
+        registry.register(
+            "istio_tcp_sent_bytes",
+            "Bytes that destinations sent in response; added when a connection closes",
+            self.sent.clone(),
+        );
+        registry.register(
+            "istio_tcp_received_bytes",
+            "Bytes that destinations received in request; added when a connection closes",
+            self.received.clone(),
+        );
+        registry.register(
+            "adit_flows",
+            "Flows that ended, by what carried them and why they ended",
+            self.ended.clone(),
+        );
+        registry.register(
+            "adit_flows_open",
+            "Flows open now; their bytes are counted when they end",
+            self.open.clone(),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use adit_core::flow::{CloseReason, ConnectFailure};
+
+    use super::*;
+    use crate::observer::samples;
+    use crate::telemetry::metrics::{Metrics, Snapshot};
+
+    const OUTBOUND: &str = "{reporter=\"source\",source_workload=\"client\",\
+        source_workload_namespace=\"shop\",source_canonical_service=\"client\",\
+        source_canonical_revision=\"v2\",\
+        source_principal=\"spiffe://cluster.local/ns/shop/sa/client\",\
+        source_app=\"client\",source_version=\"v2\",source_cluster=\"Kubernetes\",\
+        destination_workload=\"cart\",destination_workload_namespace=\"shop\",\
+        destination_canonical_service=\"cart\",destination_canonical_revision=\"latest\",\
+        destination_principal=\"spiffe://cluster.local/ns/shop/sa/cart\",\
+        destination_app=\"cart\",destination_version=\"latest\",\
+        destination_cluster=\"Kubernetes\",\
+        destination_service=\"cart.shop.svc.cluster.local\",destination_service_name=\"cart\",\
+        destination_service_namespace=\"shop\",request_protocol=\"tcp\",response_flags=\"-\",\
+        connection_security_policy=\"mutual_tls\"}";
+
+    #[test]
+    fn a_flow_counts_once_opened_once_closed_with_istios_labels() {
+        let mut test = Test::new(Limits::default());
+        let mut open = samples::finished(7);
+        open.end = None;
+        test.meter.count(&open, test.start);
+        let text = test.text();
+        assert_has(&text, &format!("istio_tcp_connections_opened_total{OUTBOUND} 1\n"));
+        assert!(!text.contains("closed_total{"), "{text}");
+        let gauge = "adit_flows_open{direction=\"outbound\",protocol=\"hbone\"}";
+        assert_has(&text, &format!("{gauge} 1\n"));
+
+        test.meter.count(&samples::finished(7), test.start);
+
+        let text = test.text();
+        assert_has(&text, &format!("{gauge} 0\n"));
+        for (name, value) in [
+            ("istio_tcp_connections_opened_total", 1),
+            ("istio_tcp_connections_closed_total", 1),
+            ("istio_tcp_sent_bytes_total", 48213),
+            ("istio_tcp_received_bytes_total", 312),
+        ] {
+            assert_has(&text, &format!("{name}{OUTBOUND} {value}\n"));
+        }
+        assert_has(
+            &text,
+            "adit_flows_total{direction=\"outbound\",protocol=\"hbone\",plaintext_reason=\"\",\
+             reason=\"finished\"} 1\n",
+        );
+    }
+
+    #[test]
+    fn a_flow_that_was_never_opened_counts_as_opened_and_closed_with_a_flag() {
+        let mut test = Test::new(Limits::default());
+        let end = CloseReason::ConnectFailed(ConnectFailure::Refused);
+        test.meter.count(&samples::refused(9, end), test.start);
+        let text = test.text();
+        let opened = line_of(&text, "istio_tcp_connections_opened_total{");
+        assert!(opened.contains("response_flags=\"-\""), "{opened}");
+        assert!(opened.contains("source_workload=\"unknown\""), "{opened}");
+        let closed = line_of(&text, "istio_tcp_connections_closed_total{");
+        assert!(closed.contains("response_flags=\"CONNECT\""), "{closed}");
+    }
+
+    #[test]
+    fn label_sets_beyond_the_limit_are_counted_as_other() {
+        let limits = Limits { label_sets: 1, ..Limits::default() };
+        let mut test = Test::new(limits);
+        test.meter.count(&samples::finished(1), test.start);
+        test.meter.count(&samples::plaintext(2), test.start);
+        test.meter.count(&samples::finished(3), test.start);
+        let text = test.text();
+        assert_has(&text, &format!("istio_tcp_connections_closed_total{OUTBOUND} 2\n"));
+        let other = text
+            .lines()
+            .find(|line| {
+                line.starts_with("istio_tcp_connections_closed_total{") && line.contains("other")
+            })
+            .unwrap();
+        assert!(other.ends_with(" 1"), "{other}");
+    }
+
+    #[test]
+    fn series_of_a_pod_that_is_gone_and_idle_are_dropped_and_others_kept() {
+        let mut test = Test::new(Limits::default());
+        test.meter.count(&samples::finished(1), test.start);
+        let later = test.start + Limits::default().idle;
+
+        test.meter.sweep(later, |_| true);
+        assert!(test.text().contains("opened_total{"));
+        test.meter.sweep(later - Duration::from_secs(1), |_| false);
+        assert!(test.text().contains("opened_total{"));
+        test.meter.sweep(later, |uid| uid.as_str() != samples::CART_UID);
+
+        let text = test.text();
+        assert!(!text.contains("istio_tcp_connections_opened_total{"), "{text}");
+        assert!(test.meter.series.is_empty());
+    }
+
+    struct Test {
+        metrics: Metrics,
+        meter: FlowMeter,
+        start: Instant,
+    }
+
+    impl Test {
+        fn new(limits: Limits) -> Self {
+            let (metrics, meter) = Metrics::new("Kubernetes", SystemTime::UNIX_EPOCH, limits);
+            let start = Instant::now();
+            Self { metrics, meter, start }
+        }
+
+        fn text(&self) -> String {
+            self.metrics.render(&Snapshot::default()).unwrap()
+        }
+    }
+
+    #[track_caller]
+    fn assert_has(text: &str, line: &str) {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+
+    #[track_caller]
+    fn line_of<'a>(text: &'a str, start: &str) -> &'a str {
+        text.lines().find(|line| line.starts_with(start)).unwrap()
+    }
+}
