@@ -10,6 +10,7 @@ use adit_e2e::netns::ip;
 use adit_e2e::wait::{SOON, wait_until};
 use adit_e2e::{Cluster, Node, PodSpec, client, run, server};
 
+use crate::peer::{Authority, TunnelServer, Validity, ask, connect_to, dial, inside};
 use crate::support::can_run;
 
 const HOLDER: &str = "E2E_HOLD_A_NETWORK";
@@ -123,6 +124,36 @@ fn a_deleted_pod_takes_its_veth_along_unless_a_socket_is_left_in_it() {
     assert!(pod.is_attached());
     drop(socket);
     wait_until("the veth to go", SOON, || !pod.is_attached()).unwrap();
+}
+
+#[test]
+fn the_tunnel_client_and_the_tunnel_server_of_the_tests_understand_each_other() {
+    let Some(cluster) = network() else { return };
+    let [server, client] = cluster
+        .unsettled_pods([
+            PodSpec::new("plain", "server", Node::B),
+            PodSpec::new("plain", "client", Node::A),
+        ])
+        .unwrap();
+    let authority = Authority::stranger();
+    let own = authority.issue(&[&server.identity()], Validity::Now);
+    let tunnel = TunnelServer::start(&server, own, 200);
+    let own = authority.issue(&[&client.identity()], Validity::Now);
+    let (to, request) = (
+        server.v6().into(),
+        connect_to("192.0.2.1:80").body(()).unwrap(),
+    );
+
+    let answer = inside(&client, async move {
+        let tls = dial(to, Some(own)).await.unwrap();
+        ask(tls, request, b"through").await.unwrap()
+    });
+
+    assert_eq!(answer, (200, b"through".to_vec()));
+    let heard = tunnel.requests();
+    assert_eq!(heard.len(), 1);
+    assert_eq!(heard[0].authority, "192.0.2.1:80");
+    assert_eq!(heard[0].certificates, 2);
 }
 
 #[test]

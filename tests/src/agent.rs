@@ -17,7 +17,7 @@ use crate::netns::Netns;
 use crate::process::{Log, Process};
 use crate::requirements::adit_binary;
 use crate::run::Run;
-use crate::view::{Certificate, Flow, Tunnel, WorkloadView};
+use crate::view::{Certificate, Flow, Tunnel, Workload};
 use crate::wait::{SOON, wait_for};
 
 /// Settings that a test may want otherwise.
@@ -48,6 +48,7 @@ pub struct Agent {
     netns: Netns,
     config: PathBuf,
     text: String,
+    manifests: PathBuf,
     socket: PathBuf,
     pins: PathBuf,
     log: Log,
@@ -93,6 +94,7 @@ log: {{ format: text, filter: \"{log}\" }}
             netns,
             config: run.directory().join(format!("{name}.yaml")),
             text,
+            manifests: manifests.directory().to_owned(),
             socket,
             pins,
             log: Log::new(run.directory().join(format!("{name}.log"))),
@@ -105,7 +107,21 @@ log: {{ format: text, filter: \"{log}\" }}
     /// # Errors
     /// What failed, with the end of its log.
     pub fn start(&self) -> Result<()> {
-        fs::write(&self.config, &self.text).context("cannot write the configuration")?;
+        self.start_with(&self.text)
+    }
+
+    /// Starts it with another directory of manifests than the cluster's.
+    ///
+    /// # Errors
+    /// See [`Agent::start`].
+    pub fn start_on(&self, manifests: &Path) -> Result<()> {
+        let usual = self.manifests.display().to_string();
+        let other = manifests.display().to_string();
+        self.start_with(&self.text.replace(&usual, &other))
+    }
+
+    fn start_with(&self, text: &str) -> Result<()> {
+        fs::write(&self.config, text).context("cannot write the configuration")?;
         let adit = adit_binary()?;
         let mut command = self.netns.command(&adit.to_string_lossy());
         command.args(["run", "--config"]).arg(&self.config);
@@ -238,21 +254,21 @@ log: {{ format: text, filter: \"{log}\" }}
         })
     }
 
-    /// The pods of its node.
+    /// The pods it knows, those of other nodes included.
     ///
     /// # Errors
     /// The client's.
-    pub fn workloads(&self) -> Result<Vec<WorkloadView>> {
+    pub fn workloads(&self) -> Result<Vec<Workload>> {
         self.cli(&["workloads"])
     }
 
-    /// One pod of its node, by `namespace/name`.
+    /// One pod, by its UID.
     ///
     /// # Errors
     /// The client's.
-    pub fn workload(&self, full_name: &str) -> Result<Option<WorkloadView>> {
+    pub fn workload(&self, uid: &str) -> Result<Option<Workload>> {
         let all = self.workloads()?;
-        Ok(all.into_iter().find(|shown| shown.full_name() == full_name))
+        Ok(all.into_iter().find(|shown| shown.uid == uid))
     }
 
     /// Its certificates.

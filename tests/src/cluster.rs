@@ -179,22 +179,35 @@ impl Cluster {
             .context("as many pods as asked for")
     }
 
-    /// Waits until the pod's agent has enrolled it, or shows that it is not to be enrolled.
+    /// Waits until the pod's agent has enrolled it, or shows that it is not to be enrolled, and
+    /// all agents know how it is to be reached.
     ///
     /// # Errors
     /// It did not get there.
     pub fn wait_settled(&self, pod: &Pod) -> Result<()> {
-        let Some(agent) = self.agent_of(pod) else {
-            return Ok(());
-        };
         let what = format!("{} to be settled", pod.full_name());
         wait_for(&what, SOON, || {
-            let shown = agent.workload(&pod.full_name())?;
-            Ok(shown.is_some_and(|shown| shown.is_settled()).then_some(()))
+            let mut protocols = Vec::new();
+            for agent in &self.agents {
+                let Some(shown) = agent.workload(pod.uid())? else {
+                    return Ok(None);
+                };
+                let expected = match shown.protocol.as_str() {
+                    "hbone" => "enrolled",
+                    _ => "not_enrolled",
+                };
+                if shown.state().is_some_and(|state| state != expected) {
+                    return Ok(None);
+                }
+                protocols.push(shown.protocol);
+            }
+            protocols.dedup();
+            Ok((protocols.len() == 1).then_some(()))
         })
+        .with_context(|| self.describe(pod))
     }
 
-    /// Waits until the pod's agent shows it in this state.
+    /// Waits until the pod's agent shows its enrolment in this state.
     ///
     /// # Errors
     /// It did not get there.
@@ -202,11 +215,37 @@ impl Cluster {
         let what = format!("{} to be {state}", pod.full_name());
         let agent = self.agent_of(pod).context("its node has no agent")?;
         wait_for(&what, SOON, || {
-            let shown = agent.workload(&pod.full_name())?;
-            Ok(shown
-                .is_some_and(|shown| shown.state == state)
-                .then_some(()))
+            let shown = agent.workload(pod.uid())?;
+            Ok(shown.filter(|shown| shown.state() == Some(state)).map(drop))
         })
+        .with_context(|| self.describe(pod))
+    }
+
+    /// Waits until all agents know a pod to be reached this way: `hbone` or `plaintext`.
+    ///
+    /// # Errors
+    /// They did not get there.
+    pub fn wait_protocol(&self, pod: &Pod, protocol: &str) -> Result<()> {
+        let what = format!("{} to be reached by {protocol}", pod.full_name());
+        wait_for(&what, SOON, || {
+            for agent in &self.agents {
+                let shown = agent.workload(pod.uid())?;
+                if shown.is_none_or(|shown| shown.protocol != protocol) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .with_context(|| self.describe(pod))?;
+        self.wait_settled(pod)
+    }
+
+    fn describe(&self, pod: &Pod) -> String {
+        let shown = self.agents.iter().map(|agent| {
+            let view = agent.workload(pod.uid());
+            format!("{}: {view:?}", agent.node().name())
+        });
+        format!("shown as {}", shown.collect::<Vec<_>>().join("; "))
     }
 
     /// The agent that is responsible for a pod.

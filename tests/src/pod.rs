@@ -23,6 +23,7 @@ pub struct PodSpec {
     service_account: String,
     labels: BTreeMap<String, String>,
     declared_node: Option<String>,
+    number: Option<u8>,
 }
 
 /// A pod that runs. Dropping it deletes it.
@@ -50,6 +51,7 @@ impl PodSpec {
             service_account: name.to_owned(),
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             declared_node: None,
+            number: None,
         }
     }
 
@@ -64,6 +66,13 @@ impl PodSpec {
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With the addresses of another pod, which must be gone when this one starts.
+    #[must_use]
+    pub fn in_place_of(mut self, other: &Pod) -> Self {
+        self.number = other.v4.octets().last().copied();
         self
     }
 
@@ -90,11 +99,12 @@ impl Pod {
     /// Makes the namespace as a point-to-point CNI plugin would, then writes the manifest.
     pub(crate) fn create(spec: PodSpec, place: Place) -> Result<Self> {
         let number = place.number;
+        let host = spec.number.unwrap_or(number);
         let subnet = spec.node.subnet();
         let netns = Netns::create(&place.run.netns_name(&format!("pod-{number}")))?;
         let pod = Self {
             uid: format!("00000000-0000-4000-8000-{number:012x}"),
-            v4: Ipv4Addr::new(10, 244, subnet, number),
+            v4: Ipv4Addr::new(10, 244, subnet, host),
             v6: Ipv6Addr::new(
                 0xfd00,
                 0x244,

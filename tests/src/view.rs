@@ -9,6 +9,10 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flow {
+    /// Its number.
+    pub id: u64,
+    /// `open` or `ended`.
+    pub state: String,
     /// `outbound` or `inbound`.
     pub direction: String,
     /// Who called.
@@ -16,17 +20,19 @@ pub struct Flow {
     /// Who was called.
     pub destination: Party,
     /// The service that was dialled.
-    pub service: Option<String>,
+    pub service: Option<Object>,
     /// `hbone`, `plaintext` or `undecided`.
     pub protocol: String,
     /// Why it is plaintext.
-    pub reason: Option<String>,
+    pub plaintext_reason: Option<String>,
     /// What TLS agreed on.
     pub tls: Option<Tls>,
+    /// `allowed`, `denied`, `refused` or `failed`.
+    pub verdict: String,
     /// Payload bytes from source to destination.
-    pub sent: u64,
+    pub bytes_sent: u64,
     /// Payload bytes from destination to source.
-    pub received: u64,
+    pub bytes_received: u64,
     /// Why it ended; none while it lives.
     pub end: Option<String>,
 }
@@ -35,12 +41,23 @@ pub struct Flow {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Party {
-    /// Address and port.
-    pub address: std::net::SocketAddr,
-    /// `namespace/name` of the pod.
-    pub workload: Option<String>,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// The pod.
+    pub pod: Option<Object>,
     /// Its identity.
     pub identity: Option<String>,
+}
+
+/// The name of a namespaced object.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Object {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// What TLS agreed on.
@@ -55,20 +72,28 @@ pub struct Tls {
     pub cipher: String,
 }
 
-/// A pod of the node.
+/// A pod of the cluster.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct WorkloadView {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// How far its enrolment is.
-    pub state: String,
-    /// Why it is not enrolled, or what failed.
+pub struct Workload {
+    /// Its UID.
+    pub uid: String,
+    /// How it is reached: `hbone` or `plaintext`.
+    pub protocol: String,
+    /// Why it does not belong to the mesh.
     pub reason: Option<String>,
+    /// How far its enrolment is, for pods of the agent's node.
+    pub enrolment: Option<Enrolment>,
+}
+
+/// How far a pod's enrolment is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Enrolment {
+    /// Such as `enrolled` or `awaiting_certificate`.
+    pub state: String,
+    /// Why it failed.
+    pub error: Option<String>,
 }
 
 /// A certificate.
@@ -81,6 +106,8 @@ pub struct Certificate {
     pub state: String,
     /// Its serial number.
     pub serial: Option<String>,
+    /// Why the last attempt to get one failed.
+    pub last_error: Option<String>,
 }
 
 /// A tunnel.
@@ -93,34 +120,46 @@ pub struct Tunnel {
     pub local_identity: String,
     /// The identity that the other end proved.
     pub peer_identity: String,
+    /// Streams opened since it was made.
+    pub streams_total: u64,
 }
 
 impl Flow {
-    /// Whether it is between these pods, seen from this side.
+    /// Whether it is between these pods (`namespace/name`), seen from this side.
     #[must_use]
     pub fn is(&self, direction: &str, source: &str, destination: &str) -> bool {
-        self.direction == direction
-            && self.source.workload.as_deref() == Some(source)
-            && self.destination.workload.as_deref() == Some(destination)
+        self.direction == direction && self.source.is(source) && self.destination.is(destination)
     }
 
     /// Whether it is to this port.
     #[must_use]
     pub fn to_port(&self, port: u16) -> bool {
-        self.destination.address.port() == port
+        self.destination.port == port
     }
 }
 
-impl WorkloadView {
-    /// `namespace/name`.
+impl Party {
+    /// Whether it is this pod (`namespace/name`).
     #[must_use]
-    pub fn full_name(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+    pub fn is(&self, full_name: &str) -> bool {
+        self.pod
+            .as_ref()
+            .is_some_and(|pod| pod.to_string() == full_name)
     }
+}
 
-    /// Whether nothing more is going to happen to it.
+impl std::fmt::Display for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Workload {
+    /// How far its enrolment is, for pods of the agent's node.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        matches!(self.state.as_str(), "enrolled" | "not_enrolled")
+    pub fn state(&self) -> Option<&str> {
+        self.enrolment
+            .as_ref()
+            .map(|enrolment| enrolment.state.as_str())
     }
 }
