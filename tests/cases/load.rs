@@ -37,25 +37,16 @@ fn a_hundred_thousand_short_connections_from_one_client_to_one_pod_within_a_minu
     let to = server.at4(8080);
     let begun = AtomicUsize::new(0);
 
+    // A thread inherits the network namespace of the one that starts it.
     let start = Instant::now();
-    client
-        .run(|| {
-            thread::scope(|scope| {
-                for _ in 0..CLIENTS {
-                    // A thread inherits the network namespace of the one that starts it.
-                    scope.spawn(|| {
-                        loop {
-                            let number = begun.fetch_add(1, Ordering::Relaxed);
-                            if number >= CONNECTIONS {
-                                break;
-                            }
-                            one_connection(to, number % 2 == 0).unwrap();
-                        }
-                    });
-                }
-            });
-        })
-        .unwrap();
+    let all_connections = || {
+        thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| connections_until_done(to, &begun));
+            }
+        });
+    };
+    client.run(all_connections).unwrap();
     let took = start.elapsed();
 
     assert_eq!(echo.connections(), CONNECTIONS);
@@ -71,6 +62,16 @@ fn a_hundred_thousand_short_connections_from_one_client_to_one_pod_within_a_minu
         },
     )
     .unwrap();
+}
+
+fn connections_until_done(to: SocketAddr, begun: &AtomicUsize) {
+    loop {
+        let number = begun.fetch_add(1, Ordering::Relaxed);
+        if number >= CONNECTIONS {
+            return;
+        }
+        one_connection(to, number.is_multiple_of(2)).unwrap();
+    }
 }
 
 /// Sends a byte and reads it back. Who finishes first is left with a TIME_WAIT socket: on the

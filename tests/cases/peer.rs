@@ -155,6 +155,14 @@ pub(crate) async fn ask(
     request: Request<()>,
     payload: &'static [u8],
 ) -> Result<(u16, Vec<u8>), h2::Error> {
+    Box::pin(ask_on(tls, request, payload)).await
+}
+
+async fn ask_on(
+    tls: client::TlsStream<TcpStream>,
+    request: Request<()>,
+    payload: &'static [u8],
+) -> Result<(u16, Vec<u8>), h2::Error> {
     let (sender, connection) = h2_client::handshake(tls).await?;
     let driver = tokio::spawn(connection);
     let mut sender = sender.ready().await?;
@@ -263,7 +271,7 @@ async fn accept(
         tokio::spawn(async move {
             // A client that does not like the certificate ends it here.
             if let Ok(tls) = acceptor.accept(tcp).await {
-                serve(tls, heard, status).await;
+                Box::pin(serve(tls, heard, status)).await;
             }
         });
     }

@@ -27,7 +27,8 @@ fn sixty_four_mebibytes_each_way_at_once_arrive_unharmed() {
         let mut back = stream.try_clone().unwrap();
         let sending = thread::spawn(move || client::send_pattern(&mut back, 2, CHUNKS));
         let received = client::receive_pattern(&mut stream, 1, CHUNKS);
-        sender.send(received.and(sending.join().unwrap())).unwrap();
+        let sent = sending.join().unwrap();
+        sender.send(received.and(sent)).unwrap();
     };
     let _server = server.serve(8080, both_ways).unwrap();
 

@@ -133,6 +133,7 @@ impl Scene {
 }
 
 impl Drop for Scene {
+    #[expect(clippy::print_stderr, reason = "shown with the case that failed")]
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;

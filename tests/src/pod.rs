@@ -160,11 +160,7 @@ route add default via {gateway6} dev eth0 src {v6}"
             namespace: &self.spec.namespace,
             name: &self.spec.name,
             uid: &self.uid,
-            node: self
-                .spec
-                .declared_node
-                .as_deref()
-                .unwrap_or(self.spec.node.name()),
+            node: self.declared_node(),
             service_account: &self.spec.service_account,
             labels: &self.spec.labels,
             addresses: [self.v4.into(), self.v6.into()],
@@ -226,7 +222,7 @@ route add default via {gateway6} dev eth0 src {v6}"
         self.spec
             .declared_node
             .as_deref()
-            .unwrap_or(self.spec.node.name())
+            .unwrap_or_else(|| self.spec.node.name())
     }
 
     /// Its IPv4 address.

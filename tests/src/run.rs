@@ -109,6 +109,18 @@ pub fn sweep_dead() -> Result<Vec<String>> {
     sweep_if(|directory| !directory.join(KEPT).exists() && !owner_lives(directory))
 }
 
+/// Removes the runs of this process, whatever it is doing with them.
+///
+/// # Errors
+/// The first one that could not be removed.
+pub fn sweep_mine() -> Result<Vec<String>> {
+    let prefix = format!("{:x}-", process::id());
+    sweep_if(|directory| {
+        let name = directory.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with(&prefix) && !directory.join(KEPT).exists()
+    })
+}
+
 /// Removes the runs that were kept. Returns their ids.
 ///
 /// # Errors
@@ -151,10 +163,12 @@ pub fn sweep(id: &str) -> Result<()> {
     let pins = Path::new(requirements::BPFFS);
     for name in names_in(pins) {
         if name.starts_with(&prefix) {
-            result = result.and(remove(&pins.join(name)));
+            let removed = remove(&pins.join(name));
+            result = result.and(removed);
         }
     }
-    result.and(remove(&Path::new(DIRECTORY).join(id)))
+    let removed = remove(&Path::new(DIRECTORY).join(id));
+    result.and(removed)
 }
 
 /// Ends the processes in these namespaces, found by the namespace and not by a recorded pid that

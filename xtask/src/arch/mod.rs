@@ -64,7 +64,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 fn violations(root: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for member in MEMBERS {
-        check_manifest(&root.join(member).join("Cargo.toml"), *member, &mut found)?;
+        check_manifest(&root.join(member).join("Cargo.toml"), member, &mut found)?;
         for folder in ["src", "cases"] {
             for file in rust_files(&root.join(member).join(folder))? {
                 let text = read(&file)?;
