@@ -58,10 +58,7 @@ enum Task {
     Bless,
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "a task reports its failure to its user"
-)]
+#[expect(clippy::print_stderr, reason = "a task reports its failure to its user")]
 fn main() -> ExitCode {
     // Cargo sets it for what it runs; the manifest's directory is <root>/xtask.
     let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
@@ -74,7 +71,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(root),
         Task::Test { filter } => test::run(root, filter.as_deref()),
         Task::Demo { keep, clean } => demo::run(root, keep, clean),
-        Task::Ebpf { check } => ebpf::run(root, check),
+        Task::Ebpf { check } => ebpf::run(check),
         Task::Proto { check } => proto::run(root, check),
         Task::Arch => arch::run(root),
         Task::Bless => bless::run(root),

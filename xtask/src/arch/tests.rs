@@ -17,15 +17,9 @@ impl Tree {
             let manifest = "[package]\n\n[dependencies]\n\n[lints]\nworkspace = true\n";
             tree.write(&format!("{member}/Cargo.toml"), manifest);
         }
-        tree.write(
-            "node-agent/src/lib.rs",
-            "pub mod proxy;\npub mod sys;\npub mod tunnel;\n",
-        );
+        tree.write("node-agent/src/lib.rs", "pub mod proxy;\npub mod sys;\npub mod tunnel;\n");
         tree.write("node-agent/src/sys/mod.rs", "use nix::libc;\n");
-        tree.write(
-            "node-agent/src/proxy/mod.rs",
-            "use crate::tunnel::Stream;\n",
-        );
+        tree.write("node-agent/src/proxy/mod.rs", "use crate::tunnel::Stream;\n");
         tree.write(
             "node-agent/src/tunnel/mod.rs",
             "use h2::client;\nuse crate::tunnel::pool::Pool;\n",
@@ -71,10 +65,8 @@ fn accepts_a_sound_tree() {
 
 #[test]
 fn refuses_a_module_that_names_a_higher_row() {
-    let tree = Tree::sound().with(
-        "node-agent/src/tunnel/pool.rs",
-        "\nfn f() { crate::proxy::g() }\n",
-    );
+    let tree =
+        Tree::sound().with("node-agent/src/tunnel/pool.rs", "\nfn f() { crate::proxy::g() }\n");
     tree.refused_for("node-agent/src/tunnel/pool.rs:2", "`crate::proxy`");
 }
 
@@ -98,29 +90,17 @@ fn refuses_a_group_of_modules() {
 
 #[test]
 fn refuses_a_way_round_through_super() {
-    let tree = Tree::sound().with(
-        "node-agent/src/tunnel/pool.rs",
-        "use super::super::proxy;\n",
-    );
+    let tree = Tree::sound().with("node-agent/src/tunnel/pool.rs", "use super::super::proxy;\n");
     tree.refused_for("node-agent/src/tunnel/pool.rs:1", "super");
-    Tree::sound()
-        .with("node-agent/src/tunnel/pool.rs", "use super::Stream;\n")
-        .accepted();
+    Tree::sound().with("node-agent/src/tunnel/pool.rs", "use super::Stream;\n").accepted();
 }
 
 #[test]
 fn refuses_an_outside_crate_in_a_module_that_does_not_own_it() {
-    let tree = Tree::sound().with(
-        "node-agent/src/proxy/connect.rs",
-        "let x = aya::Ebpf::load();\n",
-    );
-    tree.refused_for(
-        "node-agent/src/proxy/connect.rs:1",
-        "`aya` belongs to datapath",
-    );
-    Tree::sound()
-        .with("node-agent/src/proxy/connect.rs", "use raya::Ebpf;\n")
-        .accepted();
+    let tree =
+        Tree::sound().with("node-agent/src/proxy/connect.rs", "let x = aya::Ebpf::load();\n");
+    tree.refused_for("node-agent/src/proxy/connect.rs:1", "`aya` belongs to datapath");
+    Tree::sound().with("node-agent/src/proxy/connect.rs", "use raya::Ebpf;\n").accepted();
 }
 
 #[test]
@@ -146,7 +126,16 @@ fn refuses_a_file_that_is_too_long() {
 #[test]
 fn does_not_look_at_comments_and_tests() {
     let text = "// see crate::proxy\n#[cfg(test)]\nmod tests {\n    use crate::proxy::x;\n}\n";
+    Tree::sound().with("node-agent/src/tunnel/pool.rs", text).accepted();
+}
+
+#[test]
+fn does_not_look_at_test_modules_in_files_of_their_own() {
+    let tree =
+        Tree::sound().with("node-agent/src/tunnel/mod.rs", "#[cfg(test)]\npub(crate) mod mint;\n");
+    let tree = tree.with("node-agent/src/tunnel/mint.rs", "use crate::proxy::x;\n");
+    tree.accepted();
     Tree::sound()
-        .with("node-agent/src/tunnel/pool.rs", text)
-        .accepted();
+        .with("node-agent/src/tunnel/mint.rs", "use crate::proxy::x;\n")
+        .refused_for("node-agent/src/tunnel/mint.rs:1", "`crate::proxy`");
 }
