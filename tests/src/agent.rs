@@ -135,7 +135,7 @@ log: {{ format: text, filter: \"{log}\" }}
             {
                 return Ok(Some(Err(anyhow::anyhow!("it ended: {status}"))));
             }
-            self.cli_text(&["status"]).map(|_| Some(Ok(())))
+            self.cli_text(&["workloads"]).map(|_| Some(Ok(())))
         });
         let shown = || format!("{}, its log:\n{}", self.node.name(), self.log.since(mark));
         answers.with_context(shown)?.with_context(shown)

@@ -21,8 +21,6 @@ pub(crate) fn run(root: &Path, keep: bool, clean: bool) -> Result<()> {
         }
         None => Command::new(demo),
     };
-    command
-        .args(keep.then_some("--keep"))
-        .args(clean.then_some("--clean"));
+    command.args(keep.then_some("--keep")).args(clean.then_some("--clean"));
     execute(command.env("ADIT_BIN", adit))
 }

@@ -52,9 +52,7 @@ pub(crate) fn show(command: &Command) -> String {
     });
     let program = Path::new(command.get_program()).file_name();
     let program = program.unwrap_or_default().to_string_lossy().into_owned();
-    let arguments = command
-        .get_args()
-        .map(|text| text.to_string_lossy().into_owned());
+    let arguments = command.get_args().map(|text| text.to_string_lossy().into_owned());
     let words: Vec<String> = variables.chain([program]).chain(arguments).collect();
     words.join(" ")
 }

@@ -26,9 +26,7 @@ pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<()> {
 
 /// The tests that need neither root nor a kernel program.
 pub(crate) fn unit(root: &Path) -> Result<()> {
-    step("unit tests", || {
-        execute(&mut cargo(root, &["test", "--locked"]))
-    })
+    step("unit tests", || execute(&mut cargo(root, &["test", "--locked"])))
 }
 
 /// The tests that need both. `required`: one that cannot run fails.
@@ -73,10 +71,7 @@ pub(crate) fn become_root() -> Result<Vec<&'static str>> {
     if !found.is_ok_and(|output| output.status.success()) {
         bail!("this needs root, and there is no `sudo`: run it as root");
     }
-    Ok(vec![
-        "sudo",
-        "--preserve-env=ADIT_BIN,E2E_REQUIRE,E2E_LOG,CI",
-    ])
+    Ok(vec!["sudo", "--preserve-env=ADIT_BIN,E2E_REQUIRE,E2E_LOG,CI"])
 }
 
 fn is_root() -> bool {
