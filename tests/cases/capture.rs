@@ -24,14 +24,9 @@ fn captured(scene: &Scene, work: impl FnOnce()) -> Packets {
     let [address, _] = scene.cluster.outside_addresses();
     let to = (address, _echo.port()).into();
     let node = scene.cluster.agent(Node::A).netns();
-    node.run(|| client::echo(to, canary.as_bytes()))
-        .unwrap()
-        .unwrap();
+    node.run(|| client::echo(to, canary.as_bytes())).unwrap().unwrap();
     let packets = capture.finish().unwrap();
-    assert!(
-        !packets.with(canary.as_bytes()).is_empty(),
-        "the capture is blind"
-    );
+    assert!(!packets.with(canary.as_bytes()).is_empty(), "the capture is blind");
     packets
 }
 
@@ -46,18 +41,11 @@ fn no_byte_of_a_flow_between_enrolled_pods_can_be_read_on_the_wire() {
 
     let packets = captured(&scene, || {
         for to in [server.at4(8080), server.at6(8080)] {
-            client
-                .run(|| client::echo(to, &payload(marker)))
-                .unwrap()
-                .unwrap();
+            client.run(|| client::echo(to, &payload(marker))).unwrap().unwrap();
         }
     });
 
-    assert!(
-        packets.bytes() > 4 * payload(marker).len(),
-        "{} bytes",
-        packets.bytes()
-    );
+    assert!(packets.bytes() > 4 * payload(marker).len(), "{} bytes", packets.bytes());
     assert_eq!(packets.with(marker.as_bytes()).len(), 0);
     // Nor are the identities: TLS 1.3 encrypts certificates.
     assert_eq!(packets.with(b"spiffe://").len(), 0);
@@ -76,10 +64,7 @@ fn a_flow_to_a_pod_that_opted_out_can_be_read_on_the_wire() {
     let marker = "marker-91b2aa-of-a-pod-that-opted-out";
 
     let packets = captured(&scene, || {
-        client
-            .run(|| client::echo(server.at4(8080), &payload(marker)))
-            .unwrap()
-            .unwrap();
+        client.run(|| client::echo(server.at4(8080), &payload(marker))).unwrap().unwrap();
     });
 
     assert!(!packets.with(marker.as_bytes()).is_empty());

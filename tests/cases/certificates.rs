@@ -18,52 +18,32 @@ fn while_the_ca_is_away_existing_certificates_serve_and_a_new_identity_waits_unt
 
     scene.cluster.ca().kill().unwrap();
     for to in [server.at4(8080), server.at6(8080)] {
-        client
-            .run(|| client::echo(to, b"without a CA"))
-            .unwrap()
-            .unwrap();
+        client.run(|| client::echo(to, b"without a CA")).unwrap().unwrap();
     }
-    let [late] = scene
-        .cluster
-        .unsettled_pods([scene.pod("late", Node::A)])
-        .unwrap();
-    scene
-        .cluster
-        .wait_state(&late, "awaiting_certificate")
-        .unwrap();
+    let [late] = scene.cluster.unsettled_pods([scene.pod("late", Node::A)]).unwrap();
+    scene.cluster.wait_state(&late, "awaiting_certificate").unwrap();
     let agent = scene.cluster.agent(Node::A);
     let waiting = wait_for("the certificate to be shown as pending", SOON, || {
         let certs = agent.certs()?;
-        let ours = certs
-            .into_iter()
-            .find(|cert| cert.identity == late.identity());
+        let ours = certs.into_iter().find(|cert| cert.identity == late.identity());
         Ok(ours.filter(|cert| cert.last_error.is_some()))
     })
     .unwrap();
     assert_eq!(waiting.state, "pending");
 
     scene.cluster.ca().start().unwrap();
-    wait_until(
-        "the late pod to be enrolled",
-        Duration::from_secs(60),
-        || {
-            let shown = agent.workload(late.uid());
-            matches!(shown, Ok(Some(shown)) if shown.state() == Some("enrolled"))
-        },
-    )
+    wait_until("the late pod to be enrolled", Duration::from_secs(60), || {
+        let shown = agent.workload(late.uid());
+        matches!(shown, Ok(Some(shown)) if shown.state() == Some("enrolled"))
+    })
     .unwrap();
-    late.run(|| client::echo(server.at4(8080), b"late"))
-        .unwrap()
-        .unwrap();
+    late.run(|| client::echo(server.at4(8080), b"late")).unwrap().unwrap();
     assert_eq!(scene.outbound(&late, &server, 8080).protocol, "hbone");
 }
 
 #[test]
 fn certificates_are_renewed_before_they_expire_without_a_cut() {
-    let setup = Setup {
-        lifetime: "20s".to_owned(),
-        ..Setup::default()
-    };
+    let setup = Setup { lifetime: "20s".to_owned(), ..Setup::default() };
     let Some(scene) = Scene::own_with(&setup, "renewal") else {
         return;
     };
@@ -72,28 +52,19 @@ fn certificates_are_renewed_before_they_expire_without_a_cut() {
     let agent = scene.cluster.agent(Node::A);
     let serial = || -> Option<String> {
         let certs = agent.certs().unwrap();
-        certs
-            .into_iter()
-            .find(|cert| cert.identity == client.identity())?
-            .serial
+        certs.into_iter().find(|cert| cert.identity == client.identity())?.serial
     };
     let first = serial().unwrap();
     let open = client.connect(server.at4(8080)).unwrap();
 
     wait_until("a new serial number", Duration::from_secs(25), || {
-        client
-            .run(|| client::echo(server.at4(8080), b"meanwhile"))
-            .unwrap()
-            .unwrap();
+        client.run(|| client::echo(server.at4(8080), b"meanwhile")).unwrap().unwrap();
         serial().is_some_and(|now| now != first)
     })
     .unwrap();
 
     assert_eq!(client::exchange(open, b"not cut").unwrap(), b"not cut");
-    client
-        .run(|| client::echo(server.at4(8080), b"and after"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"and after")).unwrap().unwrap();
 }
 
 #[test]
@@ -109,10 +80,7 @@ fn an_identity_is_dropped_with_its_last_pod() {
     let identity = one.identity();
     let count = || {
         let certs = agent.certs().unwrap();
-        certs
-            .iter()
-            .filter(|cert| cert.identity == identity)
-            .count()
+        certs.iter().filter(|cert| cert.identity == identity).count()
     };
     assert_eq!(count(), 1);
 
@@ -134,31 +102,19 @@ fn the_ca_refuses_an_identity_that_the_callers_node_does_not_host() {
     let [pod] = scene.pods([scene.pod("pod", Node::B)]);
     let agent = scene.cluster.agent(Node::A);
     agent.kill().unwrap();
-    copy_with_node(
-        scene.cluster.manifests().directory(),
-        &lie,
-        "node-b",
-        "node-a",
-    );
+    copy_with_node(scene.cluster.manifests().directory(), &lie, "node-b", "node-a");
     agent.start_on(&lie).unwrap();
 
     let refused = wait_for("the refusal to be shown", SOON, || {
         let certs = agent.certs()?;
-        let ours = certs
-            .into_iter()
-            .find(|cert| cert.identity == pod.identity());
+        let ours = certs.into_iter().find(|cert| cert.identity == pod.identity());
         Ok(ours.and_then(|cert| cert.last_error))
     });
 
     let error = refused.unwrap();
-    assert!(
-        error.to_lowercase().contains("denied") || error.contains("not"),
-        "{error}"
-    );
+    assert!(error.to_lowercase().contains("denied") || error.contains("not"), "{error}");
     let log = scene.cluster.ca().log().since(0);
-    let told = log
-        .lines()
-        .any(|line| line.contains(&pod.identity()) && line.contains("node-a"));
+    let told = log.lines().any(|line| line.contains(&pod.identity()) && line.contains("node-a"));
     assert!(told, "{log}");
 }
 

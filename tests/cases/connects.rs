@@ -22,20 +22,16 @@ fn the_application_sees_native_names_on_both_sides() {
     let (client, server) = scene.pair();
     let echo = server.serve(8080, server::echo).unwrap();
 
-    for (to, own) in [
-        (server.at4(8080), IpAddr::V4(client.v4())),
-        (server.at6(8080), IpAddr::V6(client.v6())),
-    ] {
+    for (to, own) in
+        [(server.at4(8080), IpAddr::V4(client.v4())), (server.at6(8080), IpAddr::V6(client.v6()))]
+    {
         let stream = client.connect(to).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), to);
         assert_eq!(stream.local_addr().unwrap().ip(), own);
         assert_eq!(client::exchange(stream, b"names").unwrap(), b"names");
     }
 
-    assert_eq!(
-        echo.clients(),
-        [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]
-    );
+    assert_eq!(echo.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
     scene.outbound(&client, &server, 8080);
 }
 
@@ -137,15 +133,9 @@ fn a_client_that_listens_on_the_same_port_as_its_destination_reaches_the_destina
     for to in [server.at4(8080), server.at6(8080)] {
         client.run(|| client::echo(to, b"there")).unwrap().unwrap();
     }
-    server
-        .run(|| client::echo(client.at4(8080), b"and back"))
-        .unwrap()
-        .unwrap();
+    server.run(|| client::echo(client.at4(8080), b"and back")).unwrap().unwrap();
 
-    assert_eq!(
-        far.clients(),
-        [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]
-    );
+    assert_eq!(far.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
     assert_eq!(own.clients(), [IpAddr::V4(server.v4())]);
 }
 
@@ -167,10 +157,7 @@ fn an_application_can_bind_a_port_whose_flows_the_agent_is_carrying() {
     });
 
     assert!(bound.unwrap().is_ok());
-    assert_eq!(
-        client::exchange(open, b"still there").unwrap(),
-        b"still there"
-    );
+    assert_eq!(client::exchange(open, b"still there").unwrap(), b"still there");
 }
 
 #[test]
@@ -205,10 +192,7 @@ fn a_port_where_nothing_listens_ends_the_connection_and_the_flow_says_why() {
     });
 
     let error = heard.unwrap().unwrap_err();
-    let reset = [
-        std::io::ErrorKind::ConnectionReset,
-        std::io::ErrorKind::ConnectionRefused,
-    ];
+    let reset = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::ConnectionRefused];
     assert!(reset.contains(&error.kind()), "{error:?}");
     let flow = scene.outbound(&client, &server, 8099);
     assert_eq!(flow.end.as_deref(), Some("unavailable_at_peer"));

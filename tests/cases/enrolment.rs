@@ -45,19 +45,13 @@ fn under_traffic(client: &Pod, to: SocketAddr, change: impl FnOnce(&AtomicUsize)
             std::panic::resume_unwind(panicked);
         }
     });
-    assert!(
-        done.load(Ordering::Relaxed) > 20,
-        "too little traffic to say anything"
-    );
+    assert!(done.load(Ordering::Relaxed) > 20, "too little traffic to say anything");
 }
 
 /// Lets some more connections come and go.
 fn some_more(done: &AtomicUsize) {
     let before = done.load(Ordering::Relaxed);
-    wait_until("more connections", SOON, || {
-        done.load(Ordering::Relaxed) > before + 20
-    })
-    .unwrap();
+    wait_until("more connections", SOON, || done.load(Ordering::Relaxed) > before + 20).unwrap();
 }
 
 #[track_caller]
@@ -112,11 +106,7 @@ fn a_namespace_opts_out_under_traffic_without_a_failed_connection() {
 
     under_traffic(&client, server.at4(8080), |done| {
         some_more(done);
-        scene
-            .cluster
-            .manifests()
-            .namespace(&scene.ns, None)
-            .unwrap();
+        scene.cluster.manifests().namespace(&scene.ns, None).unwrap();
         for pod in [&client, &server] {
             scene.cluster.wait_protocol(pod, "plaintext").unwrap();
         }
@@ -125,10 +115,7 @@ fn a_namespace_opts_out_under_traffic_without_a_failed_connection() {
 
     ping(&older, b"an older connection stays in its tunnel");
     let marker = b"in the clear again";
-    client
-        .run(|| client::echo(server.at4(8080), marker))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), marker)).unwrap().unwrap();
     let packets = capture.finish().unwrap();
     assert!(!packets.with(marker).is_empty());
     assert!(packets.with(b"an older connection").is_empty());
@@ -167,33 +154,19 @@ fn a_withdrawn_pod_is_left_as_it_was_found() {
         });
         [rules, routes].concat()
     };
-    scene
-        .cluster
-        .manifests()
-        .namespace(&scene.ns, None)
-        .unwrap();
+    scene.cluster.manifests().namespace(&scene.ns, None).unwrap();
     let (client, server) = scene.pair();
     let before = state(&client);
 
-    scene
-        .cluster
-        .manifests()
-        .namespace(&scene.ns, Some("ambient"))
-        .unwrap();
+    scene.cluster.manifests().namespace(&scene.ns, Some("ambient")).unwrap();
     scene.cluster.wait_protocol(&client, "hbone").unwrap();
     assert_ne!(state(&client), before);
-    scene
-        .cluster
-        .manifests()
-        .namespace(&scene.ns, None)
-        .unwrap();
+    scene.cluster.manifests().namespace(&scene.ns, None).unwrap();
     scene.cluster.wait_protocol(&client, "plaintext").unwrap();
 
-    wait_until(
-        "the routes and rules of before",
-        Duration::from_secs(5),
-        || state(&client) == before,
-    )
+    wait_until("the routes and rules of before", Duration::from_secs(5), || {
+        state(&client) == before
+    })
     .unwrap();
     drop(server);
 }

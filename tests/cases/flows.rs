@@ -16,10 +16,7 @@ fn assert_tunnelled(flow: &Flow, client: &Pod, server: &Pod) {
     assert_eq!(flow.protocol, "hbone", "{flow:?}");
     assert_eq!(flow.plaintext_reason, None);
     assert_eq!(flow.source.identity.as_deref(), Some(&*client.identity()));
-    assert_eq!(
-        flow.destination.identity.as_deref(),
-        Some(&*server.identity())
-    );
+    assert_eq!(flow.destination.identity.as_deref(), Some(&*server.identity()));
     assert_eq!(flow.verdict, "allowed");
     let tls = flow.tls.as_ref().unwrap();
     assert_eq!(tls.version, "TLSv1.3");
@@ -35,15 +32,9 @@ fn a_flow_between_nodes_is_tunnelled_and_both_agents_know_both_identities() {
     let (client, server) = scene.pair();
     let echo = server.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(server.at4(8080), b"twelve bytes"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"twelve bytes")).unwrap().unwrap();
 
-    for flow in [
-        scene.outbound(&client, &server, 8080),
-        scene.inbound(&client, &server, 8080),
-    ] {
+    for flow in [scene.outbound(&client, &server, 8080), scene.inbound(&client, &server, 8080)] {
         assert_tunnelled(&flow, &client, &server);
         assert_eq!((flow.bytes_sent, flow.bytes_received), (12, 12));
         assert_eq!(flow.end.as_deref(), Some("finished"));
@@ -61,15 +52,9 @@ fn an_ipv6_flow_between_nodes_is_tunnelled() {
     let (client, server) = scene.pair();
     let echo = server.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(server.at6(8080), b"twelve bytes"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at6(8080), b"twelve bytes")).unwrap().unwrap();
 
-    for flow in [
-        scene.outbound(&client, &server, 8080),
-        scene.inbound(&client, &server, 8080),
-    ] {
+    for flow in [scene.outbound(&client, &server, 8080), scene.inbound(&client, &server, 8080)] {
         assert_tunnelled(&flow, &client, &server);
         assert_eq!(flow.source.address, IpAddr::V6(client.v6()));
         assert_eq!(flow.destination.address, IpAddr::V6(server.v6()));
@@ -91,10 +76,7 @@ fn a_flow_within_a_node_is_tunnelled_in_both_families() {
 
     assert_tunnelled(&scene.outbound(&client, &server, 8080), &client, &server);
     assert_tunnelled(&scene.inbound(&client, &server, 8080), &client, &server);
-    assert_eq!(
-        echo.clients(),
-        [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]
-    );
+    assert_eq!(echo.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
 }
 
 #[test]
@@ -108,10 +90,7 @@ fn pods_of_one_service_account_share_an_identity_and_can_talk() {
     ]);
     let _echo = server.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(server.at4(8080), b"hello, me"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"hello, me")).unwrap().unwrap();
 
     let flow = scene.outbound(&client, &server, 8080);
     assert_eq!(flow.source.identity, flow.destination.identity);
@@ -122,11 +101,7 @@ fn a_destination_whose_namespace_is_not_labelled_is_reached_in_plaintext_and_the
     let Some(scene) = scene("to-unlabelled") else {
         return;
     };
-    scene
-        .cluster
-        .manifests()
-        .namespace("unlabelled", None)
-        .unwrap();
+    scene.cluster.manifests().namespace("unlabelled", None).unwrap();
     let [server, client] = scene.pods([
         adit_e2e::PodSpec::new("unlabelled", "server", Node::B),
         scene.pod("client", Node::A),
@@ -134,24 +109,15 @@ fn a_destination_whose_namespace_is_not_labelled_is_reached_in_plaintext_and_the
     let echo = server.serve(8080, server::echo).unwrap();
 
     for to in [server.at4(8080), server.at6(8080)] {
-        client
-            .run(|| client::echo(to, b"in the clear"))
-            .unwrap()
-            .unwrap();
+        client.run(|| client::echo(to, b"in the clear")).unwrap().unwrap();
     }
 
     let flow = scene.outbound(&client, &server, 8080);
     assert_eq!(flow.protocol, "plaintext");
-    assert_eq!(
-        flow.plaintext_reason.as_deref(),
-        Some("destination_namespace_not_labelled")
-    );
+    assert_eq!(flow.plaintext_reason.as_deref(), Some("destination_namespace_not_labelled"));
     assert_eq!(flow.verdict, "allowed");
     assert!(flow.tls.is_none());
-    assert_eq!(
-        echo.clients(),
-        [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]
-    );
+    assert_eq!(echo.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
 }
 
 #[test]
@@ -165,17 +131,11 @@ fn a_pod_that_opted_out_is_reached_in_plaintext_and_the_flow_says_why() {
     ]);
     let _echo = server.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(server.at4(8080), b"in the clear"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"in the clear")).unwrap().unwrap();
 
     let flow = scene.outbound(&client, &server, 8080);
     assert_eq!(flow.protocol, "plaintext");
-    assert_eq!(
-        flow.plaintext_reason.as_deref(),
-        Some("destination_opted_out")
-    );
+    assert_eq!(flow.plaintext_reason.as_deref(), Some("destination_opted_out"));
 }
 
 #[test]
@@ -198,14 +158,8 @@ fn a_destination_outside_the_cluster_is_reached_in_plaintext_from_the_pods_own_a
     });
     let flow = flow.unwrap();
     assert_eq!(flow.protocol, "plaintext");
-    assert_eq!(
-        flow.plaintext_reason.as_deref(),
-        Some("unknown_destination")
-    );
-    assert_eq!(
-        echo.clients(),
-        [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]
-    );
+    assert_eq!(flow.plaintext_reason.as_deref(), Some("unknown_destination"));
+    assert_eq!(echo.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
 }
 
 #[test]
@@ -222,12 +176,9 @@ fn plaintext_from_outside_to_an_enrolled_pod_is_delivered_and_recorded() {
     }
 
     let destination = server.full_name();
-    let flow = scene
-        .cluster
-        .agent(Node::B)
-        .wait_flow("a plaintext flow from outside", |flow| {
-            flow.direction == "inbound" && flow.destination.is(&destination) && flow.end.is_some()
-        });
+    let flow = scene.cluster.agent(Node::B).wait_flow("a plaintext flow from outside", |flow| {
+        flow.direction == "inbound" && flow.destination.is(&destination) && flow.end.is_some()
+    });
     let flow = flow.unwrap();
     assert_eq!(flow.protocol, "plaintext");
     assert_eq!(flow.plaintext_reason.as_deref(), Some("unknown_source"));
@@ -248,10 +199,7 @@ fn plaintext_from_a_pod_that_is_not_enrolled_is_delivered_and_recorded_with_the_
     ]);
     let echo = server.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(server.at4(8080), b"in"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"in")).unwrap().unwrap();
 
     let flow = scene.inbound(&client, &server, 8080);
     assert_eq!(flow.protocol, "plaintext");
@@ -268,25 +216,18 @@ fn the_tunnel_of_a_flow_is_shown_at_both_ends_with_both_identities() {
     let (client, server) = scene.pair();
     let _echo = server.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(server.at4(8080), b"hello"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"hello")).unwrap().unwrap();
 
-    for (node, direction, local, peer) in [
-        (Node::A, "outbound", &client, &server),
-        (Node::B, "inbound", &server, &client),
-    ] {
+    for (node, direction, local, peer) in
+        [(Node::A, "outbound", &client, &server), (Node::B, "inbound", &server, &client)]
+    {
         let tunnels = scene.cluster.agent(node).tunnels().unwrap();
         let found = tunnels.iter().find(|tunnel| {
             tunnel.direction == direction
                 && tunnel.local_identity == local.identity()
                 && tunnel.peer_identity == peer.identity()
         });
-        assert!(
-            found.is_some_and(|tunnel| tunnel.streams_total >= 1),
-            "{tunnels:?}"
-        );
+        assert!(found.is_some_and(|tunnel| tunnel.streams_total >= 1), "{tunnels:?}");
     }
 }
 
@@ -297,10 +238,7 @@ fn a_second_flow_of_the_same_pods_uses_the_tunnel_of_the_first() {
     let _echo = server.serve(8080, server::echo).unwrap();
 
     for _ in 0..20 {
-        client
-            .run(|| client::echo(server.at4(8080), b"hello"))
-            .unwrap()
-            .unwrap();
+        client.run(|| client::echo(server.at4(8080), b"hello")).unwrap().unwrap();
     }
 
     let tunnels = scene.cluster.agent(Node::A).tunnels().unwrap();

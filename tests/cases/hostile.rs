@@ -22,9 +22,7 @@ fn identity(account: &str) -> String {
 fn server_and_intruder(scene: &Scene) -> (Pod, Pod) {
     let [server, intruder] = scene.pods([
         scene.pod("server", Node::B),
-        scene
-            .pod("intruder", Node::A)
-            .label("adit.dev/mode", "none"),
+        scene.pod("intruder", Node::A).label("adit.dev/mode", "none"),
     ]);
     (server, intruder)
 }
@@ -33,9 +31,7 @@ fn server_and_intruder(scene: &Scene) -> (Pod, Pod) {
 fn try_to_enter(intruder: &Pod, server: &Pod, own: Option<Credentials>) -> Result<Vec<u8>, String> {
     let (address, authority) = (IpAddr::V4(server.v4()), server.at4(8080).to_string());
     inside(intruder, async move {
-        let tls = dial(address, own)
-            .await
-            .map_err(|error| error.to_string())?;
+        let tls = dial(address, own).await.map_err(|error| error.to_string())?;
         let request = connect_to(&authority).body(()).unwrap();
         match ask(tls, request, b"let me in").await {
             Ok((200, answer)) => Ok(answer),
@@ -70,10 +66,7 @@ fn a_client_of_the_mesh_is_let_in() {
 
     let own = mesh.issue(&[&identity("friend")], Validity::Now);
 
-    assert_eq!(
-        try_to_enter(&intruder, &server, Some(own)),
-        Ok(b"let me in".to_vec())
-    );
+    assert_eq!(try_to_enter(&intruder, &server, Some(own)), Ok(b"let me in".to_vec()));
     let flow = scene.inbound(&intruder, &server, 8080);
     assert_eq!(flow.source.identity, Some(identity("friend")));
     assert_eq!(flow.protocol, "hbone");
@@ -147,10 +140,8 @@ fn a_client_with_two_names_is_refused() {
 /// agent; and an enrolled client.
 #[track_caller]
 fn client_and_impostor(scene: &Scene) -> (Pod, Pod) {
-    let [impostor, client] = scene.pods([
-        scene.pod("impostor", Node::B).declared_on("node-c"),
-        scene.pod("client", Node::A),
-    ]);
+    let [impostor, client] = scene
+        .pods([scene.pod("impostor", Node::B).declared_on("node-c"), scene.pod("client", Node::A)]);
     (client, impostor)
 }
 
@@ -163,10 +154,7 @@ fn a_server_with_the_identity_that_discovery_gave_is_talked_to() {
     let own = mesh(&scene).issue(&[&impostor.identity()], Validity::Now);
     let tunnel = TunnelServer::start(&impostor, own, 200);
 
-    client
-        .run(|| client::echo(impostor.at4(8080), b"hello"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(impostor.at4(8080), b"hello")).unwrap().unwrap();
 
     assert_eq!(tunnel.requests().len(), 1);
     assert_eq!(scene.outbound(&client, &impostor, 8080).protocol, "hbone");
@@ -179,9 +167,7 @@ fn a_server_is_refused(ns: &str, own: impl FnOnce(&Scene) -> Credentials, reason
     let (client, impostor) = client_and_impostor(&scene);
     let tunnel = TunnelServer::start(&impostor, own(&scene), 200);
 
-    let heard = client
-        .run(|| client::echo(impostor.at4(8080), b"secret"))
-        .unwrap();
+    let heard = client.run(|| client::echo(impostor.at4(8080), b"secret")).unwrap();
 
     assert!(heard.is_err());
     let flow = scene.outbound(&client, &impostor, 8080);

@@ -48,10 +48,7 @@ fn while_the_agent_is_dead_connects_wait_and_nothing_leaves_in_plaintext() {
             start.elapsed()
         });
         thread::sleep(outage); // The outage itself: there is no event to wait for.
-        assert!(
-            !waiting.is_finished(),
-            "a connection got through without an agent"
-        );
+        assert!(!waiting.is_finished(), "a connection got through without an agent");
         agent.start().unwrap();
         waiting.join().unwrap()
     });
@@ -72,10 +69,7 @@ fn a_restarted_agent_takes_over_the_pods_of_the_one_that_was_killed() {
     let (client, server) = scene.pair();
     let _echo = server.serve(8080, server::echo).unwrap();
     let [gone] = scene.pods([scene.pod("gone", Node::B)]);
-    client
-        .run(|| client::echo(server.at4(8080), b"first"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"first")).unwrap().unwrap();
 
     for node in Node::ALL {
         scene.cluster.agent(node).kill().unwrap();
@@ -98,10 +92,8 @@ fn a_restarted_agent_takes_over_the_pods_of_the_one_that_was_killed() {
         !files_below(pins).iter().any(|pin| pin.contains(gone.uid()))
     })
     .unwrap();
-    wait_until("the namespace of the pod that is gone to go", SOON, || {
-        !gone.is_attached()
-    })
-    .unwrap();
+    wait_until("the namespace of the pod that is gone to go", SOON, || !gone.is_attached())
+        .unwrap();
 }
 
 #[test]
@@ -113,19 +105,12 @@ fn a_pod_withdrawn_while_the_agent_was_dead_is_let_go_at_its_next_start() {
     let _echo = server.serve(8080, server::echo).unwrap();
 
     scene.cluster.agent(Node::A).kill().unwrap();
-    scene
-        .cluster
-        .manifests()
-        .namespace(&scene.ns, None)
-        .unwrap();
+    scene.cluster.manifests().namespace(&scene.ns, None).unwrap();
     scene.cluster.agent(Node::A).start().unwrap();
     scene.cluster.wait_protocol(&client, "plaintext").unwrap();
     scene.cluster.wait_protocol(&server, "plaintext").unwrap();
 
-    client
-        .run(|| client::echo(server.at4(8080), b"without adit"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"without adit")).unwrap().unwrap();
 }
 
 #[test]
@@ -152,22 +137,15 @@ fn a_pod_deleted_in_mid_flow_ends_the_flow_and_leaves_nothing_behind() {
     assert!(rest.is_empty(), "{end:?}");
     scene.outbound(&client, &doomed, 8080);
     scene.inbound(&client, &doomed, 8080);
-    wait_until(
-        "the veth to go with the last socket of the pod",
-        SOON,
-        || !doomed.is_attached(),
-    )
-    .unwrap();
+    wait_until("the veth to go with the last socket of the pod", SOON, || !doomed.is_attached())
+        .unwrap();
     wait_until("its pins to go", SOON, || files_below(agent.pins()) == pins).unwrap();
     // The tunnel to the client is idle and may stay a while, the listeners may not.
     wait_until("its sockets to be closed", SOON, || {
         agent.open_files().is_ok_and(|now| now <= files + 4)
     })
     .unwrap();
-    client
-        .run(|| client::echo(server.at4(8080), b"the others are fine"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"the others are fine")).unwrap().unwrap();
 }
 
 #[test]
@@ -192,9 +170,7 @@ fn a_peer_that_vanishes_without_a_word_is_noticed_by_ping() {
     let flow = scene.outbound(&client, &server, 8080);
     assert_eq!(flow.end.as_deref(), Some("tunnel_lost"));
     let tunnels = scene.cluster.agent(Node::A).tunnels().unwrap();
-    let left = tunnels
-        .iter()
-        .find(|tunnel| tunnel.peer_identity == server.identity());
+    let left = tunnels.iter().find(|tunnel| tunnel.peer_identity == server.identity());
     assert!(left.is_none(), "{left:?}");
 }
 
@@ -205,10 +181,7 @@ fn an_address_that_belongs_to_another_pod_now_is_never_reached_through_the_old_t
     };
     let (client, server) = scene.pair();
     let echo = server.serve(8080, server::echo).unwrap();
-    client
-        .run(|| client::echo(server.at4(8080), b"first owner"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"first owner")).unwrap().unwrap();
     scene.outbound(&client, &server, 8080);
 
     // The next owner of the address has another identity.
@@ -220,15 +193,9 @@ fn an_address_that_belongs_to_another_pod_now_is_never_reached_through_the_old_t
     assert_eq!(successor.v4(), server.v4());
     let _echo = successor.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(successor.at4(8080), b"second owner"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(successor.at4(8080), b"second owner")).unwrap().unwrap();
     let flow = scene.outbound(&client, &successor, 8080);
-    assert_eq!(
-        flow.destination.identity.as_deref(),
-        Some(&*successor.identity())
-    );
+    assert_eq!(flow.destination.identity.as_deref(), Some(&*successor.identity()));
 }
 
 #[test]
@@ -246,10 +213,7 @@ fn a_terminated_agent_lets_open_flows_finish() {
     let status = thread::scope(|scope| {
         let ending = scope.spawn(|| agent.terminate(Duration::from_secs(40)).unwrap());
         wait_until("the drain to begin", SOON, || drains(agent)).unwrap();
-        assert_eq!(
-            client::exchange(stream, b"a last word").unwrap(),
-            b"a last word"
-        );
+        assert_eq!(client::exchange(stream, b"a last word").unwrap(), b"a last word");
         ending.join().unwrap()
     });
 

@@ -20,10 +20,7 @@ fn a_hundred_thousand_short_connections_from_one_client_to_one_pod_within_a_minu
     };
     let (client, server) = scene.pair();
     // The application's own TIME_WAIT sockets are not the question.
-    client
-        .netns()
-        .sysctl(&[("net/ipv4/ip_local_port_range", "1024 65535")])
-        .unwrap();
+    client.netns().sysctl(&[("net/ipv4/ip_local_port_range", "1024 65535")]).unwrap();
     let answers = |mut stream: TcpStream| {
         let mut byte = [0];
         if stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {
@@ -52,15 +49,9 @@ fn a_hundred_thousand_short_connections_from_one_client_to_one_pod_within_a_minu
     assert_eq!(echo.connections(), CONNECTIONS);
     assert!(took < Duration::from_secs(60), "{took:?}");
     let agents = scene.cluster.agents();
-    wait_until(
-        "the agents to let go of the sockets",
-        Duration::from_secs(20),
-        || {
-            agents
-                .iter()
-                .all(|agent| agent.open_files().is_ok_and(|files| files < 500))
-        },
-    )
+    wait_until("the agents to let go of the sockets", Duration::from_secs(20), || {
+        agents.iter().all(|agent| agent.open_files().is_ok_and(|files| files < 500))
+    })
     .unwrap();
 }
 

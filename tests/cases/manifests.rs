@@ -14,8 +14,7 @@ use crate::support::Scene;
 fn wait_line(log: &Log, mark: u64, words: &[&str]) {
     wait_until(&format!("a log line with {words:?}"), SOON, || {
         let text = log.since(mark);
-        text.lines()
-            .any(|line| words.iter().all(|word| line.contains(word)))
+        text.lines().any(|line| words.iter().all(|word| line.contains(word)))
     })
     .unwrap();
 }
@@ -38,21 +37,11 @@ fn an_invalid_document_is_reported_with_its_place_and_everything_else_keeps_work
     scene.cluster.manifests().write("broken", broken).unwrap();
 
     wait_line(log, mark, &["broken.yaml", "podIP"]);
-    client
-        .run(|| client::echo(server.at4(8080), b"fine"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"fine")).unwrap().unwrap();
     // The sound document of the same file counts.
-    let [beside] = scene.pods([adit_e2e::PodSpec::new(
-        "beside-a-broken-one",
-        "pod",
-        Node::A,
-    )]);
+    let [beside] = scene.pods([adit_e2e::PodSpec::new("beside-a-broken-one", "pod", Node::A)]);
     scene.cluster.wait_state(&beside, "enrolled").unwrap();
-    beside
-        .run(|| client::echo(server.at4(8080), b"fine"))
-        .unwrap()
-        .unwrap();
+    beside.run(|| client::echo(server.at4(8080), b"fine")).unwrap().unwrap();
 }
 
 #[test]
@@ -74,10 +63,7 @@ fn a_file_that_turns_invalid_keeps_its_last_good_state() {
         .unwrap();
     wait_line(log, mark, &[&format!("{file}.yaml")]);
 
-    client
-        .run(|| client::echo(server.at4(8080), b"still tunnelled"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"still tunnelled")).unwrap().unwrap();
     assert_eq!(scene.outbound(&client, &server, 8080).protocol, "hbone");
 }
 

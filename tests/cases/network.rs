@@ -46,23 +46,15 @@ fn pods_reach_each_other_in_both_families_on_one_node_and_across_nodes() {
 #[test]
 fn a_host_outside_reaches_pods_and_is_reached() {
     let Some(cluster) = network() else { return };
-    let [pod] = cluster
-        .unsettled_pods([PodSpec::new("plain", "pod", Node::A)])
-        .unwrap();
+    let [pod] = cluster.unsettled_pods([PodSpec::new("plain", "pod", Node::A)]).unwrap();
     let _inside = pod.serve(80, server::echo).unwrap();
     let _outside = server::serve(cluster.outside(), 80, server::echo).unwrap();
 
     for address in cluster.outside_addresses() {
-        pod.run(|| client::echo((address, 80).into(), b"out"))
-            .unwrap()
-            .unwrap();
+        pod.run(|| client::echo((address, 80).into(), b"out")).unwrap().unwrap();
     }
     for to in [pod.at4(80), pod.at6(80)] {
-        cluster
-            .outside()
-            .run(|| client::echo(to, b"in"))
-            .unwrap()
-            .unwrap();
+        cluster.outside().run(|| client::echo(to, b"in")).unwrap().unwrap();
     }
 }
 
@@ -78,9 +70,7 @@ fn a_capture_between_the_nodes_sees_what_is_sent_in_plaintext() {
     let _echo = server.serve(8080, server::echo).unwrap();
     let capture = cluster.capture().unwrap();
 
-    pod.run(|| client::echo(server.at4(8080), b"marker-in-the-clear"))
-        .unwrap()
-        .unwrap();
+    pod.run(|| client::echo(server.at4(8080), b"marker-in-the-clear")).unwrap().unwrap();
 
     let packets = capture.finish().unwrap();
     assert!(!packets.with(b"marker-in-the-clear").is_empty());
@@ -92,32 +82,21 @@ fn a_dropped_cluster_leaves_nothing_behind() {
     let Some(cluster) = network() else { return };
     let id = cluster.run().id().to_owned();
     let directory = cluster.run().directory().to_owned();
-    let [_pod] = cluster
-        .unsettled_pods([PodSpec::new("plain", "pod", Node::A)])
-        .unwrap();
+    let [_pod] = cluster.unsettled_pods([PodSpec::new("plain", "pod", Node::A)]).unwrap();
     assert!(ip(&["netns", "list"]).unwrap().contains(&id));
 
     drop(_pod);
     drop(cluster);
 
-    assert!(
-        !ip(&["netns", "list"])
-            .unwrap()
-            .contains(&format!("adit-{id}-"))
-    );
+    assert!(!ip(&["netns", "list"]).unwrap().contains(&format!("adit-{id}-")));
     assert!(!directory.exists());
 }
 
 #[test]
 fn a_deleted_pod_takes_its_veth_along_unless_a_socket_is_left_in_it() {
     let Some(cluster) = network() else { return };
-    let [pod] = cluster
-        .unsettled_pods([PodSpec::new("plain", "pod", Node::A)])
-        .unwrap();
-    let socket = pod
-        .run(|| std::net::TcpListener::bind("127.0.0.1:0"))
-        .unwrap()
-        .unwrap();
+    let [pod] = cluster.unsettled_pods([PodSpec::new("plain", "pod", Node::A)]).unwrap();
+    let socket = pod.run(|| std::net::TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
 
     pod.delete().unwrap();
 
@@ -139,10 +118,7 @@ fn the_tunnel_client_and_the_tunnel_server_of_the_tests_understand_each_other() 
     let own = authority.issue(&[&server.identity()], Validity::Now);
     let tunnel = TunnelServer::start(&server, own, 200);
     let own = authority.issue(&[&client.identity()], Validity::Now);
-    let (to, request) = (
-        server.v6().into(),
-        connect_to("192.0.2.1:80").body(()).unwrap(),
-    );
+    let (to, request) = (server.v6().into(), connect_to("192.0.2.1:80").body(()).unwrap());
 
     let answer = inside(&client, async move {
         let tls = dial(to, Some(own)).await.unwrap();
@@ -164,28 +140,14 @@ fn what_a_killed_run_left_is_removed_by_the_next() {
     // This very case in another process holds a network, until it is killed.
     if std::env::var_os(HOLDER).is_some() {
         let cluster = Cluster::network(&Setup::default()).unwrap();
-        let mut sleeper = cluster
-            .outside()
-            .command("sleep")
-            .arg("600")
-            .spawn()
-            .unwrap();
+        let mut sleeper = cluster.outside().command("sleep").arg("600").spawn().unwrap();
         use std::io::Write as _;
-        writeln!(
-            std::io::stdout(),
-            "HOLDS {} {}",
-            cluster.run().id(),
-            sleeper.id()
-        )
-        .unwrap();
+        writeln!(std::io::stdout(), "HOLDS {} {}", cluster.run().id(), sleeper.id()).unwrap();
         sleeper.wait().unwrap();
         return;
     }
     let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "network::what_a_killed_run_left_is_removed_by_the_next",
-        ])
+        .args(["--exact", "network::what_a_killed_run_left_is_removed_by_the_next"])
         .env(HOLDER, "1")
         .stdout(Stdio::piped())
         .spawn()
@@ -203,11 +165,7 @@ fn what_a_killed_run_left_is_removed_by_the_next() {
     holder.wait().unwrap();
     run::sweep_dead().unwrap();
 
-    assert!(
-        !ip(&["netns", "list"])
-            .unwrap()
-            .contains(&format!("adit-{id}-"))
-    );
+    assert!(!ip(&["netns", "list"]).unwrap().contains(&format!("adit-{id}-")));
     assert!(!Path::new("/run/adit-e2e").join(&id).exists());
     assert!(!Path::new("/proc").join(&sleeper).join("exe").exists());
 }

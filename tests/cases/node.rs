@@ -16,24 +16,14 @@ fn doctor_finds_that_the_agent_can_run_here_and_prints_a_table() {
     if !can_run(true) {
         return;
     }
-    let output = Command::new(adit_binary().unwrap())
-        .arg("doctor")
-        .output()
-        .unwrap();
+    let output = Command::new(adit_binary().unwrap()).arg("doctor").output().unwrap();
 
     let table = String::from_utf8(output.stdout).unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{}\n{table}\n{complaint}",
-        output.status
-    );
+    assert!(output.status.success(), "{}\n{table}\n{complaint}", output.status);
     assert!(table.lines().count() > 5, "{table}");
     for word in ["FEATURE", "NEEDED", "FOUND", "sk_lookup"] {
-        assert!(
-            table.to_lowercase().contains(&word.to_lowercase()),
-            "{word} in\n{table}"
-        );
+        assert!(table.to_lowercase().contains(&word.to_lowercase()), "{word} in\n{table}");
     }
 }
 
@@ -41,9 +31,7 @@ fn get(agent: &Agent, port: u16, path: &str) -> String {
     let to = SocketAddr::from(([127, 0, 0, 1], port));
     let answer = agent.netns().run(|| {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let request =
             format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
@@ -62,10 +50,7 @@ fn a_flow_is_counted_under_the_names_and_labels_that_istio_uses() {
     let (client, server) = scene.pair();
     let _echo = server.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(server.at4(8080), b"counted"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"counted")).unwrap().unwrap();
     scene.outbound(&client, &server, 8080);
 
     let metrics = get(scene.cluster.agent(Node::A), 15020, "/metrics");
@@ -93,10 +78,7 @@ fn a_flow_that_ended_is_one_line_of_the_access_log() {
     let (client, server) = scene.pair();
     let _echo = server.serve(8080, server::echo).unwrap();
 
-    client
-        .run(|| client::echo(server.at4(8080), b"logged"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"logged")).unwrap().unwrap();
     scene.outbound(&client, &server, 8080);
 
     let log = scene.cluster.agent(Node::A).log().since(0);
@@ -126,10 +108,7 @@ fn every_table_of_the_command_line_can_be_printed() {
     };
     let (client, server) = scene.pair();
     let _echo = server.serve(8080, server::echo).unwrap();
-    client
-        .run(|| client::echo(server.at4(8080), b"shown"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(8080), b"shown")).unwrap().unwrap();
     scene.outbound(&client, &server, 8080);
     let agent = scene.cluster.agent(Node::A);
 

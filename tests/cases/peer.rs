@@ -71,24 +71,17 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        Self {
-            chain: vec![certificate.der().clone()],
-            issuer: Issuer::new(params, key),
-        }
+        Self { chain: vec![certificate.der().clone()], issuer: Issuer::new(params, key) }
     }
 
     /// A certificate with these URI names.
     pub(crate) fn issue(&self, uris: &[&str], validity: Validity) -> Credentials {
         let mut params = CertificateParams::default();
         for uri in uris {
-            params
-                .subject_alt_names
-                .push(SanType::URI((*uri).try_into().unwrap()));
+            params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
         }
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ClientAuth,
-            ExtendedKeyUsagePurpose::ServerAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let now = OffsetDateTime::now_utc();
         let (from, to) = match validity {
             Validity::Now => (-1, 1),
@@ -101,20 +94,14 @@ impl Authority {
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let mut chain = vec![leaf.der().clone()];
         chain.extend(self.chain.iter().cloned());
-        Credentials {
-            chain,
-            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        }
+        Credentials { chain, key: PrivateKeyDer::try_from(key.serialize_der()).unwrap() }
     }
 }
 
 /// Runs asynchronous work on a thread inside a pod.
 pub(crate) fn inside<T: Send>(pod: &Pod, work: impl Future<Output = T> + Send) -> T {
     pod.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await.unwrap() })
     })
     .unwrap()
@@ -138,9 +125,7 @@ pub(crate) async fn dial(
     config.alpn_protocols = vec![b"h2".to_vec()];
     let tcp = TcpStream::connect(SocketAddr::new(pod, HBONE)).await?;
     let name = ServerName::IpAddress(pod.into());
-    TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
 /// A CONNECT for this authority.
@@ -223,10 +208,8 @@ impl TunnelServer {
         let (ready, is_ready) = std::sync::mpsc::channel();
         let into = Arc::clone(&heard);
         let thread = pod.netns().spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let any = SocketAddr::from(([0_u16; 8], HBONE));
                 let listener = TcpListener::bind(any).await.unwrap();
@@ -238,11 +221,7 @@ impl TunnelServer {
             });
         });
         is_ready.recv_timeout(PATIENCE).unwrap();
-        Self {
-            heard,
-            stop: Some(stop),
-            thread: Some(thread.unwrap()),
-        }
+        Self { heard, stop: Some(stop), thread: Some(thread.unwrap()) }
     }
 
     pub(crate) fn requests(&self) -> Vec<Heard> {
@@ -279,13 +258,9 @@ async fn accept(
 
 async fn serve(tls: server::TlsStream<TcpStream>, heard: Arc<Mutex<Vec<Heard>>>, status: u16) {
     let session = tls.get_ref().1;
-    let (sni, alpn) = (
-        session.server_name().map(str::to_owned),
-        session.alpn_protocol().map(<[u8]>::to_vec),
-    );
-    let group = session
-        .negotiated_key_exchange_group()
-        .map(|group| group.name());
+    let (sni, alpn) =
+        (session.server_name().map(str::to_owned), session.alpn_protocol().map(<[u8]>::to_vec));
+    let group = session.negotiated_key_exchange_group().map(|group| group.name());
     let certificates = session.peer_certificates().map_or(0, <[_]>::len);
     let Ok(mut connection) = h2_server::handshake(tls).await else {
         return;
@@ -297,11 +272,7 @@ async fn serve(tls: server::TlsStream<TcpStream>, heard: Arc<Mutex<Vec<Heard>>>,
             group,
             certificates,
             method: request.method().clone(),
-            authority: request
-                .uri()
-                .authority()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            authority: request.uri().authority().map(ToString::to_string).unwrap_or_default(),
             headers: request.headers().clone(),
         });
         tokio::spawn(answer(request.into_body(), respond, status));
@@ -358,9 +329,7 @@ impl ServerCertVerifier for Gullible {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -401,8 +370,6 @@ impl ClientCertVerifier for Gullible {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        default_provider().signature_verification_algorithms.supported_schemes()
     }
 }

@@ -15,16 +15,10 @@ fn scene(ns: &str) -> Option<Scene> {
 }
 
 fn endpoints(pod: &Pod, ready: bool, ports: &[(&str, u16)]) -> Vec<EndpointSpec> {
-    let ports: Vec<(String, u16)> = ports
-        .iter()
-        .map(|(name, port)| ((*name).to_owned(), *port))
-        .collect();
+    let ports: Vec<(String, u16)> =
+        ports.iter().map(|(name, port)| ((*name).to_owned(), *port)).collect();
     [IpAddr::V4(pod.v4()), IpAddr::V6(pod.v6())]
-        .map(|address| EndpointSpec {
-            address,
-            ready,
-            ports: ports.clone(),
-        })
+        .map(|address| EndpointSpec { address, ready, ports: ports.clone() })
         .to_vec()
 }
 
@@ -66,8 +60,7 @@ fn a_service_address_leads_to_a_ready_endpoint_through_a_tunnel() {
     let wrong = unready.serve(9000, server::echo).unwrap();
     let mut svc = service(&scene, 10, &[("web", 80, "9000")]);
     svc.endpoints = endpoints(&ready, true, &[("web", 9000)]);
-    svc.endpoints
-        .extend(endpoints(&unready, false, &[("web", 9000)]));
+    svc.endpoints.extend(endpoints(&unready, false, &[("web", 9000)]));
 
     publish(&scene, &svc, &client, 80);
     for vip in &svc.vips {
@@ -84,10 +77,7 @@ fn a_service_address_leads_to_a_ready_endpoint_through_a_tunnel() {
     assert_eq!(service, Some(format!("{}/svc", scene.ns)));
     assert!(right.connections() >= 20);
     assert_eq!(wrong.connections(), 0);
-    assert_eq!(
-        right.clients(),
-        [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]
-    );
+    assert_eq!(right.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
 }
 
 #[test]
@@ -96,11 +86,7 @@ fn each_port_of_a_service_leads_to_its_own_target_also_by_name() {
     let (client, server) = scene.pair();
     let web = server.serve(9001, server::echo).unwrap();
     let smtp = server.serve(9025, server::greet).unwrap();
-    let mut svc = service(
-        &scene,
-        11,
-        &[("web", 80, "http-port"), ("mail", 25, "9025")],
-    );
+    let mut svc = service(&scene, 11, &[("web", 80, "http-port"), ("mail", 25, "9025")]);
     svc.endpoints = endpoints(&server, true, &[("web", 9001), ("mail", 9025)]);
 
     publish(&scene, &svc, &client, 80);
@@ -127,12 +113,9 @@ fn a_port_that_the_service_does_not_have_is_refused_and_the_flow_says_so() {
     assert!(client.run(|| client::echo(to, b"?")).unwrap().is_err());
 
     let source = client.full_name();
-    let refused = scene
-        .cluster
-        .agent(Node::A)
-        .wait_flow("the refused flow", |flow| {
-            flow.source.is(&source) && flow.end.as_deref() == Some("no_such_service_port")
-        });
+    let refused = scene.cluster.agent(Node::A).wait_flow("the refused flow", |flow| {
+        flow.source.is(&source) && flow.end.as_deref() == Some("no_such_service_port")
+    });
     assert_eq!(refused.unwrap().verdict, "refused");
 }
 
@@ -156,12 +139,9 @@ fn a_service_without_a_ready_endpoint_refuses_until_one_is_ready() {
     .unwrap();
 
     let source = client.full_name();
-    let refused = scene
-        .cluster
-        .agent(Node::A)
-        .wait_flow("the refused flow", |flow| {
-            flow.source.is(&source) && flow.end.as_deref() == Some("no_ready_endpoint")
-        });
+    let refused = scene.cluster.agent(Node::A).wait_flow("the refused flow", |flow| {
+        flow.source.is(&source) && flow.end.as_deref() == Some("no_ready_endpoint")
+    });
     assert_eq!(refused.unwrap().verdict, "refused");
     svc.endpoints = endpoints(&server, true, &[("web", 9001)]);
     publish(&scene, &svc, &client, 80);
@@ -183,8 +163,7 @@ fn a_client_stays_with_its_endpoint_when_the_service_asks_for_it() {
     svc.vips.truncate(1);
     svc.sticky = true;
     svc.endpoints = endpoints(&one, true, &[("web", 9001)]);
-    svc.endpoints
-        .extend(endpoints(&two, true, &[("web", 9001)]));
+    svc.endpoints.extend(endpoints(&two, true, &[("web", 9001)]));
     publish(&scene, &svc, &client, 80);
     let before = (at_one.connections(), at_two.connections());
 
@@ -196,10 +175,7 @@ fn a_client_stays_with_its_endpoint_when_the_service_asks_for_it() {
             .unwrap();
     }
 
-    let after = (
-        at_one.connections() - before.0,
-        at_two.connections() - before.1,
-    );
+    let after = (at_one.connections() - before.0, at_two.connections() - before.1);
     assert!(after == (40, 0) || after == (0, 40), "{after:?}");
 }
 
@@ -215,8 +191,7 @@ fn without_affinity_all_ready_endpoints_get_connections() {
     let at_two = two.serve(9001, server::echo).unwrap();
     let mut svc = service(&scene, 15, &[("web", 80, "9001")]);
     svc.endpoints = endpoints(&one, true, &[("web", 9001)]);
-    svc.endpoints
-        .extend(endpoints(&two, true, &[("web", 9001)]));
+    svc.endpoints.extend(endpoints(&two, true, &[("web", 9001)]));
     publish(&scene, &svc, &client, 80);
 
     for _ in 0..60 {
@@ -258,10 +233,7 @@ fn a_headless_service_is_reached_by_the_addresses_of_its_pods() {
     svc.endpoints = endpoints(&server, true, &[("web", 9001)]);
     scene.cluster.manifests().service(&svc).unwrap();
 
-    client
-        .run(|| client::echo(server.at4(9001), b"direct"))
-        .unwrap()
-        .unwrap();
+    client.run(|| client::echo(server.at4(9001), b"direct")).unwrap().unwrap();
 
     let flow = scene.outbound(&client, &server, 9001);
     assert_eq!(flow.protocol, "hbone");
@@ -279,17 +251,13 @@ fn an_address_of_a_service_network_that_no_service_has_is_not_answered_by_the_ag
 
     // The agent accepts in the destination's stead, finds no way, and says so by a reset.
     if let Ok(stream) = tried.unwrap() {
-        stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         assert!(client::exchange(stream, b"?").is_err());
     }
     let source = client.full_name();
     let flow = scene
         .cluster
         .agent(Node::A)
-        .wait_flow("the flow to nowhere", |flow| {
-            flow.source.is(&source) && flow.end.is_some()
-        });
+        .wait_flow("the flow to nowhere", |flow| flow.source.is(&source) && flow.end.is_some());
     assert_eq!(flow.unwrap().verdict, "failed");
 }

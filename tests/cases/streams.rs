@@ -53,22 +53,14 @@ fn a_client_that_finishes_sending_still_receives() {
     let answers_at_the_end = |mut stream: TcpStream| {
         let mut text = Vec::new();
         stream.read_to_end(&mut text).unwrap();
-        stream
-            .write_all(format!("{} bytes", text.len()).as_bytes())
-            .unwrap();
+        stream.write_all(format!("{} bytes", text.len()).as_bytes()).unwrap();
     };
     let _server = server.serve(8080, answers_at_the_end).unwrap();
 
     let stream = client.connect(server.at4(8080)).unwrap();
 
-    assert_eq!(
-        client::exchange(stream, &[7; 100_000]).unwrap(),
-        b"100000 bytes"
-    );
-    assert_eq!(
-        scene.outbound(&client, &server, 8080).end.as_deref(),
-        Some("finished")
-    );
+    assert_eq!(client::exchange(stream, &[7; 100_000]).unwrap(), b"100000 bytes");
+    assert_eq!(scene.outbound(&client, &server, 8080).end.as_deref(), Some("finished"));
 }
 
 #[test]
@@ -122,10 +114,7 @@ fn a_half_close_while_the_reader_stalls_loses_nothing() {
         sender.shutdown(Shutdown::Write).unwrap();
     });
     thread::sleep(Duration::from_millis(500)); // Nothing tells that a sender has come to a stop.
-    assert!(
-        !sending.is_finished(),
-        "a stalled reader must hold the sender back"
-    );
+    assert!(!sending.is_finished(), "a stalled reader must hold the sender back");
     go.send(()).unwrap();
 
     sending.join().unwrap();
@@ -144,9 +133,7 @@ fn a_reset_by_the_client_reaches_the_server_as_a_reset() {
     let (sender, receiver) = mpsc::channel();
     let waits = move |mut stream: TcpStream| {
         stream.write_all(b"!").unwrap();
-        sender
-            .send(stream.read(&mut [0; 1]).map_err(|error| error.kind()))
-            .unwrap();
+        sender.send(stream.read(&mut [0; 1]).map_err(|error| error.kind())).unwrap();
     };
     let _server = server.serve(8080, waits).unwrap();
 
@@ -218,11 +205,8 @@ fn many_flows_at_once_in_both_directions_are_kept_apart() {
 
     thread::scope(|scope| {
         for number in 0..64_u8 {
-            let (from, to) = if number % 2 == 0 {
-                (&left, right.at4(8080))
-            } else {
-                (&right, left.at6(8080))
-            };
+            let (from, to) =
+                if number % 2 == 0 { (&left, right.at4(8080)) } else { (&right, left.at6(8080)) };
             let payload = vec![number; 100_000];
             scope.spawn(move || from.run(|| client::echo(to, &payload)).unwrap().unwrap());
         }

@@ -34,10 +34,7 @@ pub(crate) fn can_run(needs_adit: bool) -> bool {
     }
     let missing = missing.join("; ");
     let required = std::env::var_os("E2E_REQUIRE").is_some_and(|value| value == "1");
-    assert!(
-        !required,
-        "E2E_REQUIRE=1, but this case cannot run here: {missing}"
-    );
+    assert!(!required, "E2E_REQUIRE=1, but this case cannot run here: {missing}");
     let thread = std::thread::current();
     let case = thread.name().unwrap_or("a case");
     // The harness shows what a passing case prints only where it bypasses the print macros.
@@ -53,14 +50,11 @@ impl Scene {
             return None;
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        let cluster = shared
-            .get(group)
-            .and_then(Weak::upgrade)
-            .unwrap_or_else(|| {
-                let cluster = Arc::new(Cluster::start().unwrap());
-                shared.insert(group, Arc::downgrade(&cluster));
-                cluster
-            });
+        let cluster = shared.get(group).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let cluster = Arc::new(Cluster::start().unwrap());
+            shared.insert(group, Arc::downgrade(&cluster));
+            cluster
+        });
         drop(shared);
         Some(Self::new(cluster, ns))
     }
@@ -82,11 +76,7 @@ impl Scene {
         let agents = cluster.agents().iter().map(|agent| agent.log().clone());
         let logs = agents.chain([cluster.ca().log().clone()]);
         let marks = logs.map(|log| (log.clone(), log.mark())).collect();
-        Self {
-            cluster,
-            ns: ns.to_owned(),
-            marks,
-        }
+        Self { cluster, ns: ns.to_owned(), marks }
     }
 
     /// A pod of the scene's namespace, to be started with [`Scene::pods`].

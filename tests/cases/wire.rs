@@ -17,9 +17,7 @@ fn scene(ns: &str) -> Option<Scene> {
 fn server_and_foreigner(scene: &Scene) -> (Pod, Pod) {
     let [server, foreigner] = scene.pods([
         scene.pod("server", Node::B),
-        scene
-            .pod("foreigner", Node::A)
-            .label("adit.dev/mode", "none"),
+        scene.pod("foreigner", Node::A).label("adit.dev/mode", "none"),
     ]);
     (server, foreigner)
 }
@@ -33,10 +31,7 @@ fn answer(
     request: Request<()>,
 ) -> (u16, Vec<u8>) {
     let mesh = Authority::of_the_mesh(scene.cluster.ca().directory());
-    let own = mesh.issue(
-        &["spiffe://cluster.local/ns/foreign/sa/client"],
-        Validity::Now,
-    );
+    let own = mesh.issue(&["spiffe://cluster.local/ns/foreign/sa/client"], Validity::Now);
     assert!([IpAddr::V4(server.v4()), IpAddr::V6(server.v6())].contains(&to));
     inside(foreigner, async move {
         let tls = dial(to, Some(own)).await.unwrap();
@@ -66,10 +61,7 @@ fn a_foreign_connect_is_answered_200_in_both_families_and_unknown_headers_are_ig
         assert_eq!((status, text), (200, b"from afar".to_vec()));
     }
 
-    assert_eq!(
-        echo.clients(),
-        [IpAddr::V4(foreigner.v4()), IpAddr::V6(foreigner.v6())]
-    );
+    assert_eq!(echo.clients(), [IpAddr::V4(foreigner.v4()), IpAddr::V6(foreigner.v6())]);
 }
 
 #[test]
@@ -104,11 +96,7 @@ fn any_other_method_is_refused() {
 
     for method in [Method::GET, Method::POST, Method::OPTIONS] {
         let uri = format!("https://{}/", server.at4(8080));
-        let request = Request::builder()
-            .method(&method)
-            .uri(uri)
-            .body(())
-            .unwrap();
+        let request = Request::builder().method(&method).uri(uri).body(()).unwrap();
         let (status, _) = answer(&scene, pair, to, request);
         assert!((400..500).contains(&status), "{method}: {status}");
     }
@@ -127,10 +115,7 @@ fn a_connect_to_a_port_where_nothing_listens_is_answered_503() {
     let (status, _) = answer(&scene, (&foreigner, &server), server.v4().into(), request);
 
     assert_eq!(status, 503);
-    assert_eq!(
-        scene.inbound(&foreigner, &server, 8099).end.as_deref(),
-        Some("connect_refused")
-    );
+    assert_eq!(scene.inbound(&foreigner, &server, 8099).end.as_deref(), Some("connect_refused"));
 }
 
 #[test]
@@ -150,17 +135,8 @@ fn what_adit_sends_to_a_foreign_server_is_hbone() {
 
     let heard = tunnel.requests();
     let expected = [format!("{}:8080", far.v4()), format!("[{}]:8080", far.v6())];
-    assert_eq!(
-        heard
-            .iter()
-            .map(|one| one.authority.clone())
-            .collect::<Vec<_>>(),
-        expected
-    );
-    for (one, own) in heard
-        .iter()
-        .zip([IpAddr::V4(client.v4()), IpAddr::V6(client.v6())])
-    {
+    assert_eq!(heard.iter().map(|one| one.authority.clone()).collect::<Vec<_>>(), expected);
+    for (one, own) in heard.iter().zip([IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]) {
         assert_eq!(one.method, Method::CONNECT);
         assert_eq!(one.sni, None);
         assert_eq!(one.alpn.as_deref(), Some(&b"h2"[..]));
@@ -175,10 +151,7 @@ fn what_adit_sends_to_a_foreign_server_is_hbone() {
             "service.name=client",
             "service.version=v7",
         ] {
-            assert!(
-                baggage.split(',').any(|one| one.trim() == part),
-                "{part} in {baggage}"
-            );
+            assert!(baggage.split(',').any(|one| one.trim() == part), "{part} in {baggage}");
         }
         let forwarded = header("forwarded");
         let shown = match own {
@@ -187,11 +160,7 @@ fn what_adit_sends_to_a_foreign_server_is_hbone() {
         };
         assert!(forwarded.starts_with(&shown), "{forwarded}");
         let trace = header("traceparent");
-        assert_eq!(
-            trace.split('-').map(str::len).collect::<Vec<_>>(),
-            [2, 32, 16, 2],
-            "{trace}"
-        );
+        assert_eq!(trace.split('-').map(str::len).collect::<Vec<_>>(), [2, 32, 16, 2], "{trace}");
     }
 }
 
@@ -206,24 +175,14 @@ fn a_refusal_by_a_foreign_server_ends_the_flow_with_its_reason() {
         ("rejects", 400, "rejected_by_peer_400"),
     ] {
         let client = format!("{name}-client");
-        let [far, client] = scene.pods([
-            scene.pod(name, Node::B).declared_on("node-c"),
-            scene.pod(&client, Node::A),
-        ]);
+        let [far, client] = scene
+            .pods([scene.pod(name, Node::B).declared_on("node-c"), scene.pod(&client, Node::A)]);
         let mesh = Authority::of_the_mesh(scene.cluster.ca().directory());
         let own = mesh.issue(&[&far.identity()], Validity::Now);
         let _tunnel = TunnelServer::start(&far, own, status);
 
-        assert!(
-            client
-                .run(|| client::echo(far.at4(8080), b"hello"))
-                .unwrap()
-                .is_err()
-        );
+        assert!(client.run(|| client::echo(far.at4(8080), b"hello")).unwrap().is_err());
 
-        assert_eq!(
-            scene.outbound(&client, &far, 8080).end.as_deref(),
-            Some(reason)
-        );
+        assert_eq!(scene.outbound(&client, &far, 8080).end.as_deref(), Some(reason));
     }
 }

@@ -36,11 +36,7 @@ impl Capture {
         let packets = Arc::new(Mutex::new(Vec::new()));
         let (stopped, into) = (Arc::clone(&stop), Arc::clone(&packets));
         let thread = netns.spawn(move || collect(&socket, &stopped, &into))?;
-        Ok(Self {
-            stop,
-            packets,
-            thread: Some(thread),
-        })
+        Ok(Self { stop, packets, thread: Some(thread) })
     }
 
     /// Ends it, and returns the frames in order. A frame is seen once on each interface it passes.
@@ -118,12 +114,8 @@ fn contains(packet: &[u8], needle: &[u8]) -> bool {
 fn open() -> Result<Socket> {
     // ETH_P_ALL in network byte order, as packet(7) wants it.
     let every = u16::to_be(0x0003);
-    let socket = Socket::new(
-        Domain::PACKET,
-        Type::RAW,
-        Some(Protocol::from(i32::from(every))),
-    )
-    .context("packet socket")?;
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(every))))
+        .context("packet socket")?;
     setsockopt(&socket, RcvBufForce, &BUFFER).context("SO_RCVBUFFORCE")?;
     socket.set_nonblocking(true)?;
     Ok(socket)
@@ -135,9 +127,7 @@ fn collect(socket: &Socket, stop: &AtomicBool, into: &Mutex<Vec<Vec<u8>>>) -> Re
         match io::Read::read(&mut &*socket, &mut buffer) {
             Ok(length) => {
                 let frame = buffer.get(..length).unwrap_or_default().to_vec();
-                into.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(frame);
+                into.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if stop.load(Ordering::Relaxed) {
@@ -161,28 +151,19 @@ fn collect(socket: &Socket, stop: &AtomicBool, into: &Mutex<Vec<Vec<u8>>>) -> Re
 #[must_use]
 pub fn hexdump(bytes: &[u8], limit: usize) -> String {
     let mut text = String::new();
-    for (line, row) in bytes
-        .get(..limit.min(bytes.len()))
-        .unwrap_or_default()
-        .chunks(16)
-        .enumerate()
+    for (line, row) in
+        bytes.get(..limit.min(bytes.len())).unwrap_or_default().chunks(16).enumerate()
     {
         let hex: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
         let shown: String = row
             .iter()
-            .map(|byte| {
-                if byte.is_ascii_graphic() || *byte == b' ' {
-                    char::from(*byte)
-                } else {
-                    '.'
-                }
-            })
+            .map(
+                |byte| {
+                    if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '.' }
+                },
+            )
             .collect();
-        text.push_str(&format!(
-            "{:04x}  {:<47}  |{shown}|\n",
-            line * 16,
-            hex.join(" ")
-        ));
+        text.push_str(&format!("{:04x}  {:<47}  |{shown}|\n", line * 16, hex.join(" ")));
     }
     text
 }

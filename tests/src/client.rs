@@ -28,11 +28,7 @@ pub fn echo(to: SocketAddr, payload: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot connect to {to}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let answer = exchange(stream, payload).with_context(|| format!("echo at {to}"))?;
-    ensure!(
-        answer == payload,
-        "the echo at {to} sent back {} other bytes",
-        answer.len()
-    );
+    ensure!(answer == payload, "the echo at {to} sent back {} other bytes", answer.len());
     Ok(())
 }
 

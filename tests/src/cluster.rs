@@ -96,10 +96,7 @@ impl Cluster {
         let cluster = Self::network(setup)?;
         cluster.ca.start()?;
         thread::scope(|scope| {
-            let starting = cluster
-                .agents
-                .each_ref()
-                .map(|agent| scope.spawn(|| agent.start()));
+            let starting = cluster.agents.each_ref().map(|agent| scope.spawn(|| agent.start()));
             for start in starting {
                 match start.join() {
                     Ok(result) => result?,
@@ -174,9 +171,7 @@ impl Cluster {
             let name = format!("{}/{}", spec.namespace, spec.name);
             pods.push(Pod::create(spec, place).with_context(|| format!("pod {name}"))?);
         }
-        <[Pod; N]>::try_from(pods)
-            .ok()
-            .context("as many pods as asked for")
+        <[Pod; N]>::try_from(pods).ok().context("as many pods as asked for")
     }
 
     /// Waits until the pod's agent has enrolled it, or shows that it is not to be enrolled, and
@@ -312,20 +307,14 @@ impl Cluster {
 
     /// From now on, log lines of level ERROR with this text are expected.
     pub fn tolerate(&self, text: &str) {
-        let mut tolerated = self
-            .tolerated
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut tolerated = self.tolerated.lock().unwrap_or_else(PoisonError::into_inner);
         tolerated.push(text.to_owned());
     }
 
     /// The unexpected log lines of level ERROR and the panics of all processes so far.
     #[must_use]
     pub fn errors(&self) -> Vec<String> {
-        let tolerated = self
-            .tolerated
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let tolerated = self.tolerated.lock().unwrap_or_else(PoisonError::into_inner);
         let logs = self.agents.iter().map(Agent::log).chain([self.ca.log()]);
         logs.flat_map(crate::process::Log::errors)
             .filter(|line| !tolerated.iter().any(|text| line.contains(text)))
@@ -357,10 +346,7 @@ const fn node_host(node: Node) -> u8 {
 
 /// The addresses of a host on the network between the nodes.
 pub(crate) const fn host_addresses(host: u8) -> (Ipv4Addr, Ipv6Addr) {
-    (
-        Ipv4Addr::new(172, 18, 0, host),
-        Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, host as u16),
-    )
+    (Ipv4Addr::new(172, 18, 0, host), Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, host as u16))
 }
 
 /// A new namespace with an interface `eth0` on the network between the nodes.

@@ -49,10 +49,8 @@ impl Manifests {
     /// # Errors
     /// The file system's.
     pub fn create(parent: &Path) -> Result<Self> {
-        let manifests = Self {
-            directory: parent.join("manifests"),
-            staging: parent.join("staging"),
-        };
+        let manifests =
+            Self { directory: parent.join("manifests"), staging: parent.join("staging") };
         for directory in [&manifests.directory, &manifests.staging] {
             fs::create_dir_all(directory).with_context(|| format!("cannot make {directory:?}"))?;
         }
@@ -104,10 +102,7 @@ impl Manifests {
     /// The file system's.
     pub fn service(&self, service: &ServiceSpec) -> Result<()> {
         let text = service_yaml(service)?;
-        self.write(
-            &format!("service-{}-{}", service.namespace, service.name),
-            &text,
-        )
+        self.write(&format!("service-{}-{}", service.namespace, service.name), &text)
     }
 }
 
@@ -161,16 +156,10 @@ status:
 }
 
 fn service_yaml(service: &ServiceSpec) -> Result<String> {
-    let ServiceSpec {
-        namespace, name, ..
-    } = service;
+    let ServiceSpec { namespace, name, .. } = service;
     let vips: Vec<String> = service.vips.iter().map(ToString::to_string).collect();
     let first = vips.first().map_or("None", String::as_str);
-    let all = if vips.is_empty() {
-        "[\"None\"]".to_owned()
-    } else {
-        serde_json::to_string(&vips)?
-    };
+    let all = if vips.is_empty() { "[\"None\"]".to_owned() } else { serde_json::to_string(&vips)? };
     let affinity = if service.sticky { "ClientIP" } else { "None" };
     let mut text = format!(
         "apiVersion: v1
@@ -191,10 +180,9 @@ spec:
             "  - {{name: {port_name}, port: {port}, targetPort: {target}, protocol: TCP}}"
         );
     }
-    for (family, is_family) in [
-        ("IPv4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
-        ("IPv6", IpAddr::is_ipv6),
-    ] {
+    for (family, is_family) in
+        [("IPv4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool), ("IPv6", IpAddr::is_ipv6)]
+    {
         for (index, endpoint) in service.endpoints.iter().enumerate() {
             if is_family(&endpoint.address) {
                 endpoint_slice(&mut text, service, family, (index, endpoint));

@@ -38,9 +38,7 @@ impl Netns {
     /// The namespace of this name, whether or not it exists.
     #[must_use]
     pub fn existing(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-        }
+        Self { name: name.to_owned() }
     }
 
     /// Its name.
@@ -137,10 +135,7 @@ impl Netns {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.path().display()))
-            .arg("--")
-            .arg(program);
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command
     }
 
@@ -172,10 +167,7 @@ impl Netns {
 /// # Errors
 /// What `ip` said.
 pub fn ip(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .context("cannot start `ip`")?;
+    let output = Command::new("ip").args(arguments).output().context("cannot start `ip`")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("`ip {}` failed: {}", arguments.join(" "), said.trim());

@@ -105,16 +105,7 @@ impl Pod {
         let pod = Self {
             uid: format!("00000000-0000-4000-8000-{number:012x}"),
             v4: Ipv4Addr::new(10, 244, subnet, host),
-            v6: Ipv6Addr::new(
-                0xfd00,
-                0x244,
-                u16::from(subnet),
-                0,
-                0,
-                0,
-                0,
-                u16::from(number),
-            ),
+            v6: Ipv6Addr::new(0xfd00, 0x244, u16::from(subnet), 0, 0, 0, 0, u16::from(number)),
             host_interface: format!("pod{number}"),
             node_netns: place.node_netns,
             manifests: place.manifests,
@@ -219,10 +210,7 @@ route add default via {gateway6} dev eth0 src {v6}"
     /// The node its manifest names.
     #[must_use]
     pub fn declared_node(&self) -> &str {
-        self.spec
-            .declared_node
-            .as_deref()
-            .unwrap_or_else(|| self.spec.node.name())
+        self.spec.declared_node.as_deref().unwrap_or_else(|| self.spec.node.name())
     }
 
     /// Its IPv4 address.
@@ -296,9 +284,7 @@ route add default via {gateway6} dev eth0 src {v6}"
     /// pod's namespace, whoever holds it.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        self.node_netns
-            .ip(&format!("link show {}", self.host_interface))
-            .is_ok()
+        self.node_netns.ip(&format!("link show {}", self.host_interface)).is_ok()
     }
 
     /// Cuts the cable, as when a node dies: nobody gets a FIN or an RST.
@@ -306,8 +292,7 @@ route add default via {gateway6} dev eth0 src {v6}"
     /// # Errors
     /// What `ip` said.
     pub fn unplug(&self) -> Result<()> {
-        self.node_netns
-            .ip(&format!("link delete {}", self.host_interface))
+        self.node_netns.ip(&format!("link delete {}", self.host_interface))
     }
 
     /// Removes the manifest and the name of the namespace, as a kubelet does for a deleted pod

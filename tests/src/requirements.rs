@@ -24,9 +24,7 @@ pub fn missing() -> Vec<String> {
     }
     for (tool, package) in [("ip", "iproute2"), ("nsenter", "util-linux")] {
         if !in_path(tool) {
-            missing.push(format!(
-                "`{tool}` is not in PATH: install the package {package}"
-            ));
+            missing.push(format!("`{tool}` is not in PATH: install the package {package}"));
         }
     }
     match kernel() {
@@ -71,14 +69,8 @@ pub fn ensure_bpffs() -> Result<()> {
     if found.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());
     }
-    mount(
-        Some("bpf"),
-        BPFFS,
-        Some("bpf"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .with_context(|| format!("cannot mount bpffs at {BPFFS}"))
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+        .with_context(|| format!("cannot mount bpffs at {BPFFS}"))
 }
 
 fn in_path(tool: &str) -> bool {
@@ -94,7 +86,5 @@ fn kernel() -> Option<(u32, u32)> {
 
 fn has_cgroup2() -> bool {
     let mounts = fs::read_to_string(Path::new("/proc/self/mounts")).unwrap_or_default();
-    mounts
-        .lines()
-        .any(|line| line.split(' ').nth(2) == Some("cgroup2"))
+    mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup2"))
 }

@@ -182,9 +182,7 @@ fn end_processes(namespaces: &[Netns]) -> Result<()> {
         // It may end by itself in this moment: then there is nothing to do.
         let _gone: nix::Result<()> = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
-    wait_until("killed processes to end", Duration::from_secs(10), || {
-        running().is_empty()
-    })
+    wait_until("killed processes to end", Duration::from_secs(10), || running().is_empty())
 }
 
 fn remove(directory: &Path) -> Result<()> {
@@ -198,9 +196,7 @@ fn remove(directory: &Path) -> Result<()> {
 
 fn names_in(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 fn owner_lives(directory: &Path) -> bool {

@@ -93,11 +93,7 @@ pub fn serve(
         Ok(result) => result?,
         Err(panicked) => std::panic::resume_unwind(panicked),
     }));
-    Ok(Server {
-        port,
-        shared,
-        acceptor,
-    })
+    Ok(Server { port, shared, acceptor })
 }
 
 fn listen(port: u16) -> Result<TcpListener> {
@@ -105,9 +101,7 @@ fn listen(port: u16) -> Result<TcpListener> {
     socket.set_only_v6(false)?;
     socket.set_reuse_address(true)?;
     let any = SocketAddr::from(([0_u16; 8], port));
-    socket
-        .bind(&any.into())
-        .with_context(|| format!("cannot bind port {port}"))?;
+    socket.bind(&any.into()).with_context(|| format!("cannot bind port {port}"))?;
     socket.listen(1024)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())

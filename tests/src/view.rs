@@ -142,9 +142,7 @@ impl Party {
     /// Whether it is this pod (`namespace/name`).
     #[must_use]
     pub fn is(&self, full_name: &str) -> bool {
-        self.pod
-            .as_ref()
-            .is_some_and(|pod| pod.to_string() == full_name)
+        self.pod.as_ref().is_some_and(|pod| pod.to_string() == full_name)
     }
 }
 
@@ -158,8 +156,6 @@ impl Workload {
     /// How far its enrolment is, for pods of the agent's node.
     #[must_use]
     pub fn state(&self) -> Option<&str> {
-        self.enrolment
-            .as_ref()
-            .map(|enrolment| enrolment.state.as_str())
+        self.enrolment.as_ref().map(|enrolment| enrolment.state.as_str())
     }
 }

@@ -56,11 +56,9 @@ mod tests {
 
     #[test]
     fn the_last_error_of_the_probe_is_kept() {
-        let error = wait_for(
-            "an answer",
-            Duration::from_millis(1),
-            || -> Result<Option<()>> { bail!("no such file") },
-        );
+        let error = wait_for("an answer", Duration::from_millis(1), || -> Result<Option<()>> {
+            bail!("no such file")
+        });
         assert!(format!("{:#}", error.unwrap_err()).contains("no such file"));
     }
 }

@@ -1,9 +1,5 @@
 //! What runs in the pods of the demo: small servers and clients as real processes.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line tool"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 use std::env;
 use std::io::{Read as _, Write as _};
@@ -53,9 +49,7 @@ fn serve(port: &str, handler: fn(TcpStream)) -> Result<()> {
 }
 
 fn connect(to: &str) -> Result<TcpStream> {
-    let address: SocketAddr = to
-        .parse()
-        .with_context(|| format!("no address and port: {to}"))?;
+    let address: SocketAddr = to.parse().with_context(|| format!("no address and port: {to}"))?;
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(15))
         .with_context(|| format!("cannot connect to {to}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(15)))?;
@@ -65,18 +59,11 @@ fn connect(to: &str) -> Result<TcpStream> {
 /// Prints the status line and the body of an HTTP answer.
 fn get(to: &str, path: &str) -> Result<()> {
     let mut stream = connect(to)?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("no answer")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    println!(
-        "{}: {}",
-        head.lines().next().unwrap_or_default(),
-        body.trim_end()
-    );
+    println!("{}: {}", head.lines().next().unwrap_or_default(), body.trim_end());
     Ok(())
 }
 

@@ -63,20 +63,13 @@ fn clean(voice: &Voice) -> Result<()> {
 
 /// Ctrl-C and its kin end the demo at once and leave nothing behind. Everything is found by name,
 /// so it does not matter what the story is doing in that moment.
-#[expect(
-    clippy::exit,
-    reason = "the main thread may be in the middle of anything"
-)]
+#[expect(clippy::exit, reason = "the main thread may be in the middle of anything")]
 fn clean_up_on_signals() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot watch for signals")?;
-    let kinds = [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ];
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let [mut interrupt, mut terminate, mut hangup] = {
         let _inside = runtime.enter();
         let signals = kinds.map(signal);

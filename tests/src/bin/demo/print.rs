@@ -19,10 +19,7 @@ const YELLOW: &str = "33";
 impl Voice {
     pub(crate) fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none();
-        Self {
-            colour: wanted && std::io::stdout().is_terminal(),
-            steps: AtomicU32::new(0),
-        }
+        Self { colour: wanted && std::io::stdout().is_terminal(), steps: AtomicU32::new(0) }
     }
 
     /// Begins the next step.
@@ -62,10 +59,6 @@ impl Voice {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }

@@ -43,11 +43,7 @@ pub(crate) fn tell(voice: &Voice, keep: bool) -> Result<()> {
     plaintext_to_legacy(voice, &stage)?;
     label_taken_away(voice, &stage)?;
     let errors = stage.cluster.errors();
-    ensure!(
-        errors.is_empty(),
-        "errors in the logs:\n{}",
-        errors.join("\n")
-    );
+    ensure!(errors.is_empty(), "errors in the logs:\n{}", errors.join("\n"));
     if keep {
         return leave_running(voice, stage);
     }
@@ -79,24 +75,13 @@ fn raise(voice: &Voice) -> Result<Stage> {
         PodSpec::new("legacy", "db", Node::B),
         PodSpec::new("shop", "client", Node::A),
     ])?;
-    let tool = env::current_exe()
-        .context("own path")?
-        .with_file_name("pod");
-    ensure!(
-        tool.is_file(),
-        "{} is missing: build the package adit-e2e",
-        tool.display()
-    );
+    let tool = env::current_exe().context("own path")?.with_file_name("pod");
+    ensure!(tool.is_file(), "{} is missing: build the package adit-e2e", tool.display());
     let mut servers = Vec::new();
-    for (pod, what, port) in [
-        (&web, "serve-http", HTTP),
-        (&echo, "echo", ECHO),
-        (&legacy, "echo", ECHO),
-    ] {
-        let log = cluster
-            .run()
-            .directory()
-            .join(format!("{}.log", pod.name()));
+    for (pod, what, port) in
+        [(&web, "serve-http", HTTP), (&echo, "echo", ECHO), (&legacy, "echo", ECHO)]
+    {
+        let log = cluster.run().directory().join(format!("{}.log", pod.name()));
         let mut command = pod.command(&tool.to_string_lossy());
         command.args([what, &port.to_string()]);
         servers.push(Process::start(&pod.full_name(), &mut command, &log)?);
@@ -108,17 +93,7 @@ fn raise(voice: &Voice) -> Result<Stage> {
     }
     show_pods(voice, &[&client, &web, &echo, &legacy]);
     show_cli(voice, cluster.agent(Node::A), &["workloads"])?;
-    Ok(Stage {
-        _servers: servers,
-        pods: Pods {
-            client,
-            web,
-            echo,
-            legacy,
-        },
-        cluster,
-        tool,
-    })
+    Ok(Stage { _servers: servers, pods: Pods { client, web, echo, legacy }, cluster, tool })
 }
 
 fn show_pods(voice: &Voice, pods: &[&Pod]) {
@@ -160,10 +135,7 @@ fn enrolled_traffic(voice: &Voice, stage: &Stage) -> Result<()> {
 
     voice.step("What a stranger saw on the network between the nodes");
     let found = packets.with(SECRET.as_bytes()).len();
-    ensure!(
-        found == 0,
-        "{found} packets between enrolled pods can be read"
-    );
+    ensure!(found == 0, "{found} packets between enrolled pods can be read");
     tally(voice, &packets);
     voice.good(&format!("packets that contain {SECRET:?}: none"));
     let sample = packets.find(|packet| is_data_to(packet, HBONE));
@@ -180,11 +152,7 @@ fn plaintext_to_legacy(voice: &Voice, stage: &Stage) -> Result<()> {
     let to = pods.legacy.at4(ECHO);
     stage.client(voice, &["send", &to.to_string(), SECRET])?;
     let flow = stage.ended_flow(&pods.legacy, ECHO, "plaintext")?;
-    show_cli(
-        voice,
-        cluster.agent(Node::A),
-        &["flows", "--protocol", "plaintext"],
-    )?;
+    show_cli(voice, cluster.agent(Node::A), &["flows", "--protocol", "plaintext"])?;
     voice.pause();
     explain_plaintext(voice, &flow)?;
     show_readable(voice, &capture.finish()?)
@@ -202,21 +170,14 @@ fn label_taken_away(voice: &Voice, stage: &Stage) -> Result<()> {
     let to = pods.web.at4(HTTP);
     stage.client(voice, &["get", &to.to_string(), &format!("/pay?{SECRET}")])?;
     let flow = stage.ended_flow(&pods.web, HTTP, "plaintext")?;
-    show_cli(
-        voice,
-        cluster.agent(Node::A),
-        &["flows", "--protocol", "plaintext"],
-    )?;
+    show_cli(voice, cluster.agent(Node::A), &["flows", "--protocol", "plaintext"])?;
     voice.pause();
     explain_plaintext(voice, &flow)?;
     show_readable(voice, &capture.finish()?)
 }
 
 fn leave_running(voice: &Voice, stage: Stage) -> Result<()> {
-    stage
-        .cluster
-        .manifests()
-        .namespace("backend", Some("ambient"))?;
+    stage.cluster.manifests().namespace("backend", Some("ambient"))?;
     for pod in [&stage.pods.web, &stage.pods.echo] {
         stage.cluster.wait_protocol(pod, "hbone")?;
     }
@@ -249,23 +210,13 @@ fn leave_running(voice: &Voice, stage: Stage) -> Result<()> {
 impl Stage {
     /// Runs the client program in the client's pod, and shows it.
     fn client(&self, voice: &Voice, arguments: &[&str]) -> Result<()> {
-        let output = self
-            .pods
-            .client
-            .command(&self.tool.to_string_lossy())
-            .args(arguments)
-            .output();
+        let output =
+            self.pods.client.command(&self.tool.to_string_lossy()).args(arguments).output();
         let output = output.context("cannot start the client")?;
         let printed = String::from_utf8_lossy(&output.stdout);
-        voice.command(
-            &format!("[in shop/client] pod {}", arguments.join(" ")),
-            &printed,
-        );
+        voice.command(&format!("[in shop/client] pod {}", arguments.join(" ")), &printed);
         if !output.status.success() {
-            bail!(
-                "the client failed: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            bail!("the client failed: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
     }
@@ -286,10 +237,7 @@ impl Stage {
 fn show_cli(voice: &Voice, agent: &Agent, arguments: &[&str]) -> Result<()> {
     let printed = agent.cli_text(arguments)?;
     let node = agent.node().name();
-    voice.command(
-        &format!("adit {}   # on {node}", arguments.join(" ")),
-        &printed,
-    );
+    voice.command(&format!("adit {}   # on {node}", arguments.join(" ")), &printed);
     Ok(())
 }
 
@@ -304,10 +252,7 @@ fn explain_tunnelled(voice: &Voice, flow: &Flow) {
 }
 
 fn explain_plaintext(voice: &Voice, flow: &Flow) -> Result<()> {
-    let reason = flow
-        .plaintext_reason
-        .as_deref()
-        .context("a plaintext flow without a reason")?;
+    let reason = flow.plaintext_reason.as_deref().context("a plaintext flow without a reason")?;
     let to = SocketAddr::new(flow.destination.address, flow.destination.port);
     voice.note(&format!("To {to} in plaintext, because: {reason}"));
     Ok(())
@@ -315,19 +260,14 @@ fn explain_plaintext(voice: &Voice, flow: &Flow) -> Result<()> {
 
 fn tally(voice: &Voice, packets: &Packets) {
     let (count, bytes) = (packets.len(), packets.bytes());
-    voice.say(&format!(
-        "{count} packets with {bytes} bytes were captured."
-    ));
+    voice.say(&format!("{count} packets with {bytes} bytes were captured."));
 }
 
 fn show_readable(voice: &Voice, packets: &Packets) -> Result<()> {
     let readable = packets.with(SECRET.as_bytes());
     let first = readable.first().context("the plaintext was not captured")?;
     tally(voice, packets);
-    voice.note(&format!(
-        "packets that contain {SECRET:?}: {}. One of them:",
-        readable.len()
-    ));
+    voice.note(&format!("packets that contain {SECRET:?}: {}. One of them:", readable.len()));
     voice.say(&hexdump(first, 160));
     Ok(())
 }
