@@ -1,22 +1,86 @@
-//! adit's development tasks.
+//! adit's development tasks. `cargo xtask ci` is what CI runs.
 
+mod arch;
+mod bless;
+mod ci;
+mod demo;
 mod ebpf;
+mod proto;
+mod step;
+mod test;
 
-use clap::Parser;
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-/// adit's development tasks.
-#[derive(Debug, Parser)]
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "adit's development tasks", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
 enum Task {
-    /// Build the eBPF object that is committed.
+    /// Everything that CI checks, in the same order
+    Ci,
+    /// The unit tests, then the end-to-end tests (which need root)
+    Test {
+        /// Only the end-to-end tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Two nodes, a few pods and real traffic, explained step by step (needs root)
+    Demo {
+        /// Leave it running and say how to look around
+        #[arg(long)]
+        keep: bool,
+        /// Remove what `--keep` left running
+        #[arg(long, conflicts_with = "keep")]
+        clean: bool,
+    },
+    /// Build the eBPF object from its sources
     Ebpf {
-        /// Fail if the committed object is not what the sources give.
+        /// Only check that the committed object is what the sources give
         #[arg(long)]
         check: bool,
     },
+    /// Generate the Rust code of the protobuf definitions
+    Proto {
+        /// Only check that the committed code is what the definitions give
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check the layers, the owners of outside crates and the size of files
+    Arch,
+    /// Renew the golden files that tests compare with; look at the difference before you commit it
+    Bless,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Task::parse() {
+#[expect(clippy::print_stderr, reason = "a task reports its failure to its user")]
+fn main() -> ExitCode {
+    // Cargo sets it for what it runs; the manifest's directory is <root>/xtask.
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let root = manifest.as_deref().and_then(|path| path.parent());
+    let Some(root) = root else {
+        eprintln!("error: start this with `cargo xtask`");
+        return ExitCode::FAILURE;
+    };
+    let result = match Arguments::parse().task {
+        Task::Ci => ci::run(root),
+        Task::Test { filter } => test::run(root, filter.as_deref()),
+        Task::Demo { keep, clean } => demo::run(root, keep, clean),
         Task::Ebpf { check } => ebpf::run(check),
+        Task::Proto { check } => proto::run(root, check),
+        Task::Arch => arch::run(root),
+        Task::Bless => bless::run(root),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -16,16 +16,7 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = std::process::Command::new(cargo)
         .current_dir(root)
-        .args([
-            "run",
-            "--quiet",
-            "--package",
-            "xtask",
-            "--features",
-            "proto",
-            "--",
-            "proto",
-        ])
+        .args(["run", "--quiet", "--package", "xtask", "--features", "proto", "--", "proto"])
         .args(check.then_some("--check"))
         .status()?;
     anyhow::ensure!(status.success(), "cargo xtask proto failed: {status}");

@@ -1,1 +1,249 @@
-//! x
+//! Composition of `adit run`: makes every part, hands each its own settings, and ends them in
+//! order.
+
+mod adapt;
+mod signals;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use tokio::runtime;
+use tokio::task::JoinHandle;
+
+use crate::admin;
+use crate::config::{Config, ProcessEnvironment};
+use crate::datapath;
+use crate::datapath::KernelDatapath;
+use crate::discovery::Worlds;
+use crate::discovery::manifests;
+use crate::enrol::{Enroller, Enrolments};
+use crate::identity::{Certificates, Clock, Configured};
+use crate::observer;
+use crate::observer::{Observer, Sinks};
+use crate::shutdown;
+use crate::shutdown::{Phase, Shutdown, Trigger};
+use crate::sys::rlimit;
+use crate::telemetry;
+use crate::telemetry::{AccessLog, LogControl, Metrics, Readiness};
+use crate::worker;
+use adapt::{FirstCertificates, Parts, Served};
+
+/// Flow records that may wait for the observer.
+const RECORDS: usize = 16 << 10;
+
+/// Flows that ended and are still shown.
+const RECENT: usize = 4096;
+
+/// Threads of the control runtime.
+const CONTROL_THREADS: usize = 2;
+
+/// `adit run`: returns when the agent has ended.
+///
+/// # Errors
+/// The configuration is wrong, or the node lacks something the agent cannot run without.
+pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
+    let config = Config::load(config, &ProcessEnvironment)?;
+    let log = telemetry::log::init(&config.log)?;
+    let control = runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("start the control runtime")?;
+    let ended = control.block_on(agent(config, log.clone()));
+    if let Err(error) = &ended {
+        tracing::error!("{error:#}");
+    }
+    log.flush();
+    ended
+}
+
+/// What the agent consists of once it runs.
+struct Running {
+    workers: worker::Workers,
+    enroller: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+    readiness: Readiness,
+}
+
+async fn agent(config: Config, log: LogControl) -> anyhow::Result<()> {
+    let (trigger, shutdown) = shutdown::channel();
+    let trigger = Arc::new(trigger);
+    let signals = signals::listen(Arc::clone(&trigger)).context("listen for signals")?;
+    let deadline = config.drain_deadline;
+    let running = start(config, log, &trigger, &shutdown).await?;
+    let mut ending = shutdown.clone();
+    ending.reached(Phase::Draining).await;
+    end(running, &trigger, shutdown, deadline).await;
+    signals.abort();
+    Ok(())
+}
+
+/// Starts everything, in the order in which one part needs another.
+async fn start(
+    config: Config,
+    log: LogControl,
+    trigger: &Arc<Trigger>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Running> {
+    let started = SystemTime::now();
+    let readiness = Readiness::new();
+    let discovered = readiness.guard("the first list of manifests");
+    if let Err(error) = rlimit::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+
+    let cluster = &config.mesh.cluster;
+    let (metrics, meter) = Metrics::new(cluster, started, telemetry::metrics::Limits::default());
+    let (recorder, records) = observer::channel(RECORDS);
+    let observer = Observer::new(&records, RECENT);
+    let worlds = Worlds::new();
+    let source = Configured::new(config.identity.ca.clone(), Clock::system());
+    let lifetime = config.identity.lifetime;
+    let (certificates, rotating) = Certificates::new(source, lifetime, Clock::system());
+
+    let workers = worker::start(
+        config.worker,
+        &worker::Context {
+            worlds: worlds.clone(),
+            certificates: certificates.clone(),
+            recorder,
+            control: runtime::Handle::current(),
+            tunnel: config.tunnel.clone(),
+            cluster: Arc::clone(cluster),
+        },
+    )
+    .context("start the workers")?;
+    let kernel = KernelDatapath::start(&config.datapath, workers.count())
+        .context("prepare the kernel; `adit doctor` tells what this node lacks")?;
+    let kernel = Arc::new(kernel);
+
+    let (enroller, enrolments) = Enroller::new(
+        config.mesh.node.clone(),
+        worlds.clone(),
+        Arc::clone(&kernel),
+        FirstCertificates(certificates.clone()),
+        Served(workers.clone()),
+    );
+    let manifests = manifests::StatusHandle::new();
+    let parts = Parts {
+        workers: workers.clone(),
+        enrolments: enrolments.clone(),
+        certificates,
+        manifests: manifests.clone(),
+        directory: config.discovery.manifests.directory.clone(),
+        kernel,
+        trigger: Arc::clone(trigger),
+    };
+    let state = Arc::new(admin::State {
+        facts: admin::NodeFacts {
+            node: config.mesh.node.clone(),
+            cluster: cluster.to_string(),
+            trust_domain: config.mesh.trust_domain.clone(),
+            started,
+        },
+        sources: Box::new(parts),
+        worlds: worlds.clone(),
+        observer: observer.clone(),
+        metrics,
+        readiness: readiness.clone(),
+        log,
+    });
+
+    let mut tasks = windows(&config, state, &readiness, shutdown).await?;
+    let sinks = Sinks { meter, access_log: AccessLog::new(config.access_log) };
+    let known = worlds.clone();
+    let alive = move |uid: &_| known.load().workload(uid).is_some();
+    tasks.push(tokio::spawn(observer::run(records, observer, sinks, alive)));
+    tasks.push(tokio::spawn(rotating.run(shutdown.clone())));
+    tasks.push(tokio::spawn({
+        let (workers, worlds, shutdown) = (workers.clone(), worlds.clone(), shutdown.clone());
+        async move { workers.recheck_on_changes(worlds, shutdown).await }
+    }));
+    tasks.push(tokio::spawn(manifests::run(
+        config.discovery.manifests,
+        config.mesh.trust_domain,
+        worlds.clone(),
+        manifests,
+        shutdown.clone(),
+    )));
+    tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds, enrolments)));
+    let enroller = tokio::spawn(enroller.run(shutdown.clone()));
+    tracing::info!(node = %config.mesh.node, workers = workers.count(), "agent started");
+    Ok(Running { workers, enroller, tasks, readiness })
+}
+
+/// Opens the admin socket and the two ports.
+async fn windows(
+    config: &Config,
+    state: admin::Shared,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let socket = admin::Socket::open(&config.admin.socket)?;
+    let allow = admin::owner_or_root(&socket);
+    let metrics = admin::listen(config.metrics.address, "metrics").await?;
+    let ready = admin::listen(config.readiness.address, "readiness").await?;
+    Ok(vec![
+        tokio::spawn(socket.serve(Arc::clone(&state), allow, shutdown.clone())),
+        tokio::spawn(admin::metrics(metrics, state, shutdown.clone())),
+        tokio::spawn(admin::readiness(ready, readiness.clone(), shutdown.clone())),
+    ])
+}
+
+/// The agent is ready when the world is known and no pod that was found is on its way any more.
+async fn ready_when_enrolled(
+    discovered: telemetry::Guard,
+    worlds: Worlds,
+    mut enrolments: Enrolments,
+) {
+    let mut synced = worlds.synced();
+    if synced.wait_for(|synced| *synced).await.is_err() {
+        return;
+    }
+    while enrolments.list().iter().any(|pod| adapt::is_on_its_way(&pod.state)) {
+        if !enrolments.changed().await {
+            return;
+        }
+    }
+    drop(discovered);
+}
+
+/// Ends everything: no new flow, time for the open ones, then the rest. The pods stay captured, so
+/// that their connections wait for the next agent.
+async fn end(
+    running: Running,
+    trigger: &Trigger,
+    mut shutdown: Shutdown,
+    deadline: std::time::Duration,
+) {
+    let Running { workers, enroller, tasks, readiness } = running;
+    let _draining = readiness.guard("the end of the process");
+    tracing::info!(?deadline, "draining");
+    tokio::select! {
+        cut = workers.drain(deadline) => tracing::info!(flows_cut = cut, "drained"),
+        () = shutdown.reached(Phase::Forced) => tracing::info!("told to end at once"),
+    }
+    trigger.advance(Phase::Forced);
+    drop(workers);
+    enroller.abort();
+    for task in &tasks {
+        task.abort();
+    }
+    // What a task still holds is dropped before the runtime is.
+    for task in tasks {
+        let _cancelled: Result<(), tokio::task::JoinError> = task.await;
+    }
+}
+
+/// `adit cleanup`: removes what agents with this configuration left. Says what it removed.
+///
+/// # Errors
+/// The configuration is wrong, or the kernel refused.
+pub fn cleanup(config: Option<&Path>) -> anyhow::Result<Vec<String>> {
+    let config = Config::load(config, &ProcessEnvironment)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(datapath::cleanup(&config.datapath))?)
+}

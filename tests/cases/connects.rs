@@ -1,0 +1,231 @@
+//! The ways in which an application can open a connection, and the ones that are none of adit's
+//! business.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use adit_e2e::{Node, client, server};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Socket, Type};
+
+use crate::support::Scene;
+
+fn scene(ns: &str) -> Option<Scene> {
+    Scene::shared("connects", ns)
+}
+
+#[test]
+fn the_application_sees_native_names_on_both_sides() {
+    let Some(scene) = scene("names") else { return };
+    let (client, server) = scene.pair();
+    let echo = server.serve(8080, server::echo).unwrap();
+
+    for (to, own) in
+        [(server.at4(8080), IpAddr::V4(client.v4())), (server.at6(8080), IpAddr::V6(client.v6()))]
+    {
+        let stream = client.connect(to).unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), to);
+        assert_eq!(stream.local_addr().unwrap().ip(), own);
+        assert_eq!(client::exchange(stream, b"names").unwrap(), b"names");
+    }
+
+    assert_eq!(echo.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
+    scene.outbound(&client, &server, 8080);
+}
+
+#[test]
+fn a_non_blocking_connect_is_tunnelled() {
+    let Some(scene) = scene("non-blocking") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let _echo = server.serve(8080, server::echo).unwrap();
+
+    for to in [server.at4(8080), server.at6(8080)] {
+        let answer = client.run(|| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let begun = socket.connect(&to.into());
+            assert!(
+                begun.is_ok() || begun.unwrap_err().raw_os_error() == Some(nix::libc::EINPROGRESS)
+            );
+            let mut wanted = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+            assert_eq!(poll(&mut wanted, PollTimeout::from(10_000_u16)), Ok(1));
+            assert!(socket.take_error().unwrap().is_none());
+            socket.set_nonblocking(false).unwrap();
+            client::exchange(TcpStream::from(socket), b"later").unwrap()
+        });
+        assert_eq!(answer.unwrap(), b"later");
+    }
+
+    assert_eq!(scene.outbound(&client, &server, 8080).protocol, "hbone");
+}
+
+#[test]
+fn an_ipv4_mapped_connect_is_tunnelled_as_ipv4() {
+    let Some(scene) = scene("mapped") else { return };
+    let (client, server) = scene.pair();
+    let echo = server.serve(8080, server::echo).unwrap();
+    let to = SocketAddr::new(server.v4().to_ipv6_mapped().into(), 8080);
+
+    client.run(|| client::echo(to, b"mapped")).unwrap().unwrap();
+
+    let flow = scene.outbound(&client, &server, 8080);
+    assert_eq!(flow.protocol, "hbone");
+    assert_eq!(flow.destination.address, IpAddr::V4(server.v4()));
+    assert_eq!(echo.clients(), [IpAddr::V4(client.v4())]);
+}
+
+#[test]
+fn a_connect_from_a_bound_source_port_is_tunnelled() {
+    let Some(scene) = scene("bound") else { return };
+    let (client, server) = scene.pair();
+    let _echo = server.serve(8080, server::echo).unwrap();
+    let own = SocketAddr::new(client.v4().into(), 5555);
+    let to = server.at4(8080);
+
+    let answer = client.run(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&own.into()).unwrap();
+        socket.connect(&to.into()).unwrap();
+        client::exchange(TcpStream::from(socket), b"bound").unwrap()
+    });
+
+    assert_eq!(answer.unwrap(), b"bound");
+    assert_eq!(scene.outbound(&client, &server, 8080).protocol, "hbone");
+}
+
+#[test]
+fn own_address_and_loopback_are_never_intercepted() {
+    let Some(scene) = scene("loopback") else {
+        return;
+    };
+    let [pod, _peer] = scene.pods([scene.pod("pod", Node::A), scene.pod("peer", Node::B)]);
+    let echo = pod.serve(8080, server::echo).unwrap();
+    let local = [
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, 8080)),
+        pod.at4(8080),
+        pod.at6(8080),
+    ];
+
+    for to in local {
+        pod.run(|| client::echo(to, b"to myself")).unwrap().unwrap();
+    }
+
+    assert_eq!(echo.connections(), local.len());
+    let flows = scene.cluster.agent(Node::A).flows().unwrap();
+    let own = flows.iter().find(|flow| flow.source.is(&pod.full_name()));
+    assert!(own.is_none(), "{own:?}");
+}
+
+#[test]
+fn a_client_that_listens_on_the_same_port_as_its_destination_reaches_the_destination() {
+    let Some(scene) = scene("same-port") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let own = client.serve(8080, server::echo).unwrap();
+    let far = server.serve(8080, server::echo).unwrap();
+
+    for to in [server.at4(8080), server.at6(8080)] {
+        client.run(|| client::echo(to, b"there")).unwrap().unwrap();
+    }
+    server.run(|| client::echo(client.at4(8080), b"and back")).unwrap().unwrap();
+
+    assert_eq!(far.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
+    assert_eq!(own.clients(), [IpAddr::V4(server.v4())]);
+}
+
+#[test]
+fn an_application_can_bind_a_port_whose_flows_the_agent_is_carrying() {
+    let Some(scene) = scene("bind-later") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let _echo = server.serve(8080, server::echo).unwrap();
+    let open = client.connect(server.at4(8080)).unwrap();
+
+    // std sets SO_REUSEADDR by itself; this asks as a plain program would.
+    let bound = client.run(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)).into())?;
+        socket.listen(16)?;
+        Ok::<TcpListener, std::io::Error>(socket.into())
+    });
+
+    assert!(bound.unwrap().is_ok());
+    assert_eq!(client::exchange(open, b"still there").unwrap(), b"still there");
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard() {
+    let Some(scene) = scene("server-first") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let _greeter = server.serve(25, server::greet).unwrap();
+
+    for to in [server.at4(25), server.at6(25)] {
+        let mut stream = client.connect(to).unwrap();
+        let mut greeting = [0; 10];
+        stream.read_exact(&mut greeting).unwrap();
+        assert_eq!(&greeting, b"220 ready\n");
+        assert_eq!(client::exchange(stream, b"HELO").unwrap(), b"HELO");
+    }
+}
+
+#[test]
+fn a_port_where_nothing_listens_ends_the_connection_and_the_flow_says_why() {
+    let Some(scene) = scene("no-listener") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let to = server.at4(8099);
+
+    let heard = client.run(|| {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.read(&mut [0; 1])
+    });
+
+    let error = heard.unwrap().unwrap_err();
+    let reset = [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::ConnectionRefused];
+    assert!(reset.contains(&error.kind()), "{error:?}");
+    let flow = scene.outbound(&client, &server, 8099);
+    assert_eq!(flow.end.as_deref(), Some("unavailable_at_peer"));
+    assert_eq!(flow.verdict, "failed");
+    let flow = scene.inbound(&client, &server, 8099);
+    assert_eq!(flow.end.as_deref(), Some("connect_refused"));
+}
+
+#[test]
+fn three_thousand_connections_that_close_at_once_all_find_their_destination() {
+    let Some(scene) = scene("fire-and-forget") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let heard = move |mut stream: TcpStream| {
+        let mut text = Vec::new();
+        if stream.read_to_end(&mut text).is_ok() {
+            let _ended = sender.send(text.len());
+        }
+    };
+    let sink = server.serve(8080, heard).unwrap();
+    let to = server.at4(8080);
+
+    client
+        .run(|| {
+            for _ in 0..3000 {
+                TcpStream::connect(to).unwrap().write_all(b"12345").unwrap();
+            }
+        })
+        .unwrap();
+
+    let arrived = (0..3000).map(|_| receiver.recv_timeout(Duration::from_secs(20)).unwrap());
+    assert_eq!(arrived.sum::<usize>(), 15_000);
+    assert_eq!(sink.connections(), 3000);
+}

@@ -1,0 +1,34 @@
+//! The end-to-end tests: real agents, real eBPF, real traffic. Run them with `cargo xtask test`.
+
+#[cfg(test)]
+mod capture;
+#[cfg(test)]
+mod certificates;
+#[cfg(test)]
+mod connects;
+#[cfg(test)]
+mod enrolment;
+#[cfg(test)]
+mod flows;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod load;
+#[cfg(test)]
+mod manifests;
+#[cfg(test)]
+mod network;
+#[cfg(test)]
+mod node;
+#[cfg(test)]
+mod peer;
+#[cfg(test)]
+mod services;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod wire;

@@ -1,0 +1,293 @@
+//! An agent process on its node, and what the command line tells about it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
+
+use crate::ca::Ca;
+use crate::cluster::{Node, TRUST_DOMAIN};
+use crate::manifest::Manifests;
+use crate::netns::Netns;
+use crate::process::{Log, Process};
+use crate::requirements::adit_binary;
+use crate::run::Run;
+use crate::view::{Certificate, Flow, Tunnel, Workload};
+use crate::wait::{SOON, wait_for};
+
+/// Settings that a test may want otherwise.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The log filter; `E2E_LOG` overrides it.
+    pub log: String,
+    /// How long certificates live.
+    pub lifetime: String,
+    /// Further lines of the configuration file.
+    pub more: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            log: std::env::var("E2E_LOG").unwrap_or_else(|_| "info".to_owned()),
+            lifetime: "24h".to_owned(),
+            more: String::new(),
+        }
+    }
+}
+
+/// The agent of one node.
+#[derive(Debug)]
+pub struct Agent {
+    node: Node,
+    netns: Netns,
+    config: PathBuf,
+    text: String,
+    manifests: PathBuf,
+    socket: PathBuf,
+    pins: PathBuf,
+    log: Log,
+    process: Mutex<Option<Process>>,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        node: Node,
+        netns: Netns,
+        setup: &Setup,
+        run: &Run,
+        ca: &Ca,
+        manifests: &Manifests,
+    ) -> Self {
+        let name = node.name();
+        let socket = run.directory().join(format!("{name}.sock"));
+        let pins = run.pins(name);
+        let text = format!(
+            "node: {name}
+cluster: e2e
+trustDomain: {TRUST_DOMAIN}
+discovery: {{ manifests: {{ directory: {manifests} }} }}
+identity:
+  lifetime: {lifetime}
+  ca: {{ address: \"{url}\", root: {root}, token: {token}, serverName: adit-ca }}
+datapath: {{ pins: {pins} }}
+admin: {{ socket: {socket} }}
+log: {{ format: text, filter: \"{log}\" }}
+{more}",
+            manifests = manifests.directory().display(),
+            lifetime = setup.lifetime,
+            url = ca.url(),
+            root = ca.root().display(),
+            token = ca.token(name).display(),
+            pins = pins.display(),
+            socket = socket.display(),
+            log = setup.log,
+            more = setup.more,
+        );
+        Self {
+            node,
+            netns,
+            config: run.directory().join(format!("{name}.yaml")),
+            text,
+            manifests: manifests.directory().to_owned(),
+            socket,
+            pins,
+            log: Log::new(run.directory().join(format!("{name}.log"))),
+            process: Mutex::default(),
+        }
+    }
+
+    /// Starts `adit run` inside the node's network namespace and waits until it answers.
+    ///
+    /// # Errors
+    /// What failed, with the end of its log.
+    pub fn start(&self) -> Result<()> {
+        self.start_with(&self.text)
+    }
+
+    /// Starts it with another directory of manifests than the cluster's.
+    ///
+    /// # Errors
+    /// See [`Agent::start`].
+    pub fn start_on(&self, manifests: &Path) -> Result<()> {
+        let usual = self.manifests.display().to_string();
+        let other = manifests.display().to_string();
+        self.start_with(&self.text.replace(&usual, &other))
+    }
+
+    fn start_with(&self, text: &str) -> Result<()> {
+        fs::write(&self.config, text).context("cannot write the configuration")?;
+        let adit = adit_binary()?;
+        let mut command = self.netns.command(&adit.to_string_lossy());
+        command.args(["run", "--config"]).arg(&self.config);
+        let mark = self.log.mark();
+        let process = Process::start(self.node.name(), &mut command, self.log.path())?;
+        *self.lock() = Some(process);
+        let what = format!("{} to answer", self.node.name());
+        let answers = wait_for(&what, SOON, || {
+            if let Some(process) = self.lock().as_mut()
+                && let Some(status) = process.ended()?
+            {
+                return Ok(Some(Err(anyhow::anyhow!("it ended: {status}"))));
+            }
+            self.cli_text(&["workloads"]).map(|_| Some(Ok(())))
+        });
+        let shown = || format!("{}, its log:\n{}", self.node.name(), self.log.since(mark));
+        answers.with_context(shown)?.with_context(shown)
+    }
+
+    /// Kills it without notice (`kill -9`).
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&self) -> Result<()> {
+        let mut process = self.lock().take().context("the agent does not run")?;
+        process.kill()
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    ///
+    /// # Errors
+    /// It does not run, or does not end within `limit`.
+    pub fn terminate(&self, limit: Duration) -> Result<ExitStatus> {
+        let mut process = self.lock().take().context("the agent does not run")?;
+        process.signal(Signal::SIGTERM)?;
+        process.wait(limit)
+    }
+
+    /// Its node.
+    #[must_use]
+    pub fn node(&self) -> Node {
+        self.node
+    }
+
+    /// Its node's network namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Its admin socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The directory of its pins.
+    #[must_use]
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// How many file descriptors it has open.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn open_files(&self) -> Result<usize> {
+        let pid = self.lock().as_ref().map(Process::pid);
+        let pid = pid.context("the agent does not run")?;
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).context("its file descriptors")?;
+        Ok(files.count())
+    }
+
+    /// Runs `adit --socket … ARGUMENTS` and returns what it printed.
+    ///
+    /// # Errors
+    /// What it said if it failed.
+    pub fn cli_text(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(adit_binary()?)
+            .arg("--socket")
+            .arg(&self.socket)
+            .args(arguments)
+            .output()
+            .context("cannot start adit")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("`adit {}` failed: {}", arguments.join(" "), said.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs a command of the client with `-o json` and reads the answer.
+    ///
+    /// # Errors
+    /// What it said if it failed, or the answer where it is not of the expected shape.
+    pub fn cli<T: DeserializeOwned>(&self, arguments: &[&str]) -> Result<T> {
+        let arguments = [arguments, &["-o", "json"]].concat();
+        let text = self.cli_text(&arguments)?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("`adit {}` printed: {text}", arguments.join(" ")))
+    }
+
+    /// Its live flows and the recent ones.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn flows(&self) -> Result<Vec<Flow>> {
+        self.cli(&["flows"])
+    }
+
+    /// Waits for a flow that satisfies a condition.
+    ///
+    /// # Errors
+    /// None came; all the flows there are instead.
+    pub fn wait_flow(&self, what: &str, condition: impl Fn(&Flow) -> bool) -> Result<Flow> {
+        let what = format!("{} to show {what}", self.node.name());
+        wait_for(&what, SOON, || {
+            let flows = self.flows()?;
+            Ok(flows.into_iter().find(|flow| condition(flow)))
+        })
+        .with_context(|| match self.cli_text(&["flows"]) {
+            Ok(table) => format!("its flows:\n{table}"),
+            Err(error) => format!("its flows: {error:#}"),
+        })
+    }
+
+    /// The pods it knows, those of other nodes included.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn workloads(&self) -> Result<Vec<Workload>> {
+        self.cli(&["workloads"])
+    }
+
+    /// One pod, by its UID.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn workload(&self, uid: &str) -> Result<Option<Workload>> {
+        let all = self.workloads()?;
+        Ok(all.into_iter().find(|shown| shown.uid == uid))
+    }
+
+    /// Its certificates.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn certs(&self) -> Result<Vec<Certificate>> {
+        self.cli(&["certs"])
+    }
+
+    /// Its tunnels.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn tunnels(&self) -> Result<Vec<Tunnel>> {
+        self.cli(&["tunnels"])
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

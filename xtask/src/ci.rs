@@ -1,0 +1,44 @@
+//! `cargo xtask ci`: what CI runs, in the same order.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::Result;
+
+use crate::step::{cargo, execute, step};
+use crate::{arch, ebpf, proto, test};
+
+/// Runs every check; the first failure ends it.
+pub(crate) fn run(root: &Path) -> Result<()> {
+    step("format", || execute(&mut cargo(root, &["fmt", "--all", "--check"])))?;
+    step("clippy", || {
+        let arguments =
+            ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+        execute(&mut cargo(root, &arguments))
+    })?;
+    step("arch", || arch::run(root))?;
+    test::unit(root)?;
+    step("docs", || {
+        let mut doc = cargo(root, &["doc", "--workspace", "--no-deps", "--locked"]);
+        execute(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    step("deny", || deny(root))?;
+    step("ebpf", || ebpf::run(true))?;
+    step("proto", || proto::run(root, true))?;
+    test::end_to_end(root, None, true)
+}
+
+/// Bans, licences and sources always; advisories where their database can be had.
+#[expect(clippy::print_stdout, reason = "a task talks to its user")]
+fn deny(root: &Path) -> Result<()> {
+    let always = ["deny", "--workspace", "check", "bans", "licenses", "sources"];
+    execute(&mut cargo(root, &always))?;
+    let mut fetch = cargo(root, &["deny", "fetch", "db"]);
+    let fetched = fetch.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !fetched.is_ok_and(|status| status.success()) {
+        println!("    NOT CHECKED: advisories; their database cannot be fetched from here");
+        return Ok(());
+    }
+    let advisories = ["deny", "--workspace", "check", "--disable-fetch", "advisories"];
+    execute(&mut cargo(root, &advisories))
+}

@@ -1,0 +1,82 @@
+//! `cargo xtask test`: the unit tests, then the end-to-end tests.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::step::{cargo, execute, step};
+
+/// Runs both.
+#[expect(clippy::print_stdout, reason = "a task talks to its user")]
+pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<()> {
+    if filter.is_none() {
+        println!("The unit tests need nothing but Rust.");
+        unit(root)?;
+    }
+    println!(
+        "The end-to-end tests build nodes and pods from network namespaces and load eBPF programs.\n\
+         They need root, Linux 6.1 or later with cgroup2, `ip` (iproute2) and `nsenter` (util-linux)."
+    );
+    let required = env::var_os("E2E_REQUIRE").is_some_and(|value| value == "1");
+    end_to_end(root, filter, required)
+}
+
+/// The tests that need neither root nor a kernel program.
+pub(crate) fn unit(root: &Path) -> Result<()> {
+    step("unit tests", || execute(&mut cargo(root, &["test", "--locked"])))
+}
+
+/// The tests that need both. `required`: one that cannot run fails.
+pub(crate) fn end_to_end(root: &Path, filter: Option<&str>, required: bool) -> Result<()> {
+    step("end-to-end tests", || {
+        let adit = build(root, &["-p", "adit"], "adit")?;
+        let mut tests = cargo(root, &["test", "--locked", "-p", "adit-e2e"]);
+        if let Some(filter) = filter {
+            tests.args(["--test", "e2e", "--", filter]);
+        }
+        tests.env("ADIT_BIN", adit);
+        if required {
+            tests.env("E2E_REQUIRE", "1");
+        }
+        if !is_root() {
+            // Cargo stays with its user, only the tests become root.
+            let runner = become_root()?.join(" ");
+            for target in ["X86_64", "AARCH64"] {
+                let key = format!("CARGO_TARGET_{target}_UNKNOWN_LINUX_GNU_RUNNER");
+                tests.env(key, &runner);
+            }
+        }
+        execute(&mut tests)
+    })
+}
+
+/// Builds a binary and returns where it is.
+pub(crate) fn build(root: &Path, selection: &[&str], binary: &str) -> Result<PathBuf> {
+    let mut command = cargo(root, &["build", "--quiet", "--locked"]);
+    execute(command.args(selection))?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let path = root.join(target).join("debug").join(binary);
+    fs::canonicalize(&path).with_context(|| format!("cargo did not build {}", path.display()))
+}
+
+/// The words that make what follows them run as root.
+pub(crate) fn become_root() -> Result<Vec<&'static str>> {
+    if is_root() {
+        return Ok(Vec::new());
+    }
+    let found = Command::new("sudo").arg("--version").output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        bail!("this needs root, and there is no `sudo`: run it as root");
+    }
+    Ok(vec!["sudo", "--preserve-env=ADIT_BIN,E2E_REQUIRE,E2E_LOG,CI"])
+}
+
+fn is_root() -> bool {
+    // proc_pid_status(5): real, effective, saved and file system UID.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
+}
