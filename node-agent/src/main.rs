@@ -2,13 +2,32 @@
 
 use std::process::ExitCode;
 
-use adit::cli::{self, Local};
+use adit::app;
+use adit::cli::{self, Finding, Local};
+use adit::datapath::probe::{self, Probe};
+use adit::datapath::{self, Settings};
 
 fn main() -> ExitCode {
     cli::main(&Local {
-        run: |_| anyhow::bail!("this build has no node agent"),
-        ca_serve: |_| anyhow::bail!("this build has no CA service"),
-        probe: |_| anyhow::bail!("this build has no probes"),
-        cleanup: |_| anyhow::bail!("this build has nothing to clean up"),
+        run: |options| app::run(Some(&options.config)),
+        ca_serve: |options| app::ca::serve(options.service, options.manifests, &options.log),
+        probe: |options| {
+            let settings = Settings { pins: options.pins, ..Settings::default() };
+            Ok(probe::probe(&settings).into_iter().map(finding).collect())
+        },
+        cleanup: |options| {
+            let settings = Settings { pins: options.pins, ..Settings::default() };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(datapath::cleanup::cleanup(&settings))?)
+        },
     })
+}
+
+fn finding(probe: Probe) -> Finding {
+    let Probe { feature, needed_for, found, consequence, required } = probe;
+    let available = found.is_ok();
+    let found = found.unwrap_or_else(|why| why);
+    let (feature, needed_for) = (feature.to_owned(), needed_for.to_owned());
+    let consequence = consequence.to_owned();
+    Finding { feature, needed_for, available, found, consequence, required }
 }

@@ -1,31 +1,21 @@
-//! The parts of the agent as the others want to see them.
+//! The parts of the agent as the admin socket wants to see them.
 
-use std::future::Future;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::flow::FlowRecord;
-use adit_core::identity::SpiffeId;
-use adit_core::workload::PodUid;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use crate::admin::view::{CertificateView, Fact};
+use crate::admin::view::{CertificateView, Fact, Timestamp};
 use crate::admin::{DiscoveryFacts, Sources};
-use crate::datapath::{EnrolledPod, KernelDatapath, Listeners};
+use crate::datapath::kernel::KernelDatapath;
 use crate::discovery::manifests;
-use crate::enrol;
 use crate::enrol::{Enrolments, PodState, PodStatus};
-use crate::identity::Certificates;
+use crate::identity::{CertificateStatus, Certificates};
 use crate::shutdown::{Phase, Trigger};
 use crate::worker::{TunnelStatus, Workers};
-
-/// Certificates, for enrolment.
-pub(crate) struct FirstCertificates(pub(crate) Certificates);
-
-/// Workers, for enrolment.
-pub(crate) struct Served(pub(crate) Workers);
 
 /// What the admin socket looks at.
 pub(super) struct Parts {
@@ -34,44 +24,72 @@ pub(super) struct Parts {
     pub(super) certificates: Certificates,
     pub(super) manifests: manifests::StatusHandle,
     pub(super) directory: PathBuf,
-    pub(super) kernel: Arc<KernelDatapath>,
+    pub(super) kernel: KernelDatapath,
     pub(super) trigger: Arc<Trigger>,
-}
-
-impl enrol::Certificates for FirstCertificates {
-    fn acquire(&self, identity: &SpiffeId) -> impl Future<Output = ()> + Send + 'static {
-        let (certificates, identity) = (self.0.clone(), identity.clone());
-        // Wished for from this call on, not from the first poll: `release` may come before that.
-        let acquired = tokio::spawn(async move { certificates.acquire(&identity).await });
-        async move {
-            match acquired.await {
-                Ok(Ok(_svid)) => {}
-                // The process ends.
-                Ok(Err(_)) | Err(_) => std::future::pending().await,
-            }
-        }
-    }
-
-    fn release(&self, identity: &SpiffeId) {
-        self.0.release(identity);
-    }
-}
-
-impl enrol::Workers for Served {
-    async fn add(&self, pod: EnrolledPod, listeners: Vec<Listeners>) -> io::Result<()> {
-        self.0.add(&Arc::new(pod), listeners).await
-    }
-
-    async fn idle(&self, uid: &PodUid) {
-        self.0.idle(uid).await;
-    }
-
-    async fn remove(&self, uid: &PodUid) {
-        self.0.end(uid).await;
-    }
 }
 
 /// Whether a pod's enrolment is neither done nor failed.
 pub(super) const fn is_on_its_way(state: &PodState) -> bool {
     matches!(state, PodState::Enrolling(_) | PodState::Withdrawing(_))
+}
+
+impl Sources for Parts {
+    fn flows(&self) -> BoxFuture<'_, Vec<FlowRecord>> {
+        self.workers.flows().boxed()
+    }
+
+    fn tunnels(&self) -> BoxFuture<'_, Vec<TunnelStatus>> {
+        self.workers.tunnels().boxed()
+    }
+
+    fn pods(&self) -> BoxFuture<'_, Vec<PodStatus>> {
+        std::future::ready(self.enrolments.list()).boxed()
+    }
+
+    fn certificates(&self) -> Vec<CertificateView> {
+        self.certificates.list().iter().map(certificate).collect()
+    }
+
+    fn discovery(&self) -> DiscoveryFacts {
+        let status = self.manifests.load();
+        DiscoveryFacts {
+            source: format!("manifests {}", self.directory.display()),
+            updated: status.last_change,
+            errors: status.errors.clone(),
+        }
+    }
+
+    fn datapath(&self) -> Vec<Fact> {
+        let fact = |name: &str, value: String| Fact { name: name.to_owned(), value };
+        match self.kernel.counters() {
+            Ok(counters) => {
+                counters.into_iter().map(|(name, count)| fact(name, count.to_string())).collect()
+            }
+            Err(error) => vec![fact("counters", format!("cannot be read: {error}"))],
+        }
+    }
+
+    /// The process ends when it has drained, like after SIGTERM.
+    fn drain(&self, deadline: Duration) -> BoxFuture<'_, usize> {
+        async move {
+            let cut = self.workers.drain(deadline).await;
+            self.trigger.advance(Phase::Draining);
+            cut
+        }
+        .boxed()
+    }
+}
+
+fn certificate(status: &CertificateStatus) -> CertificateView {
+    let stamp = |time| Timestamp::from(time);
+    CertificateView {
+        identity: status.identity.to_string(),
+        state: status.state.as_label().to_owned(),
+        serial: status.serial.clone(),
+        not_before: status.validity.map(|validity| stamp(validity.not_before)),
+        not_after: status.validity.map(|validity| stamp(validity.not_after)),
+        renewals: status.renewals,
+        next_attempt: status.next_attempt.map(stamp),
+        last_error: status.last_error.as_ref().map(|error| error.text.clone()),
+    }
 }

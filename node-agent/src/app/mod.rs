@@ -2,6 +2,7 @@
 //! order.
 
 mod adapt;
+pub mod ca;
 mod signals;
 
 use std::path::Path;
@@ -14,8 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::{Config, ProcessEnvironment};
-use crate::datapath;
-use crate::datapath::KernelDatapath;
+use crate::datapath::kernel::KernelDatapath;
 use crate::discovery::Worlds;
 use crate::discovery::manifests;
 use crate::enrol::{Enroller, Enrolments};
@@ -24,11 +24,11 @@ use crate::observer;
 use crate::observer::{Observer, Sinks};
 use crate::shutdown;
 use crate::shutdown::{Phase, Shutdown, Trigger};
-use crate::sys::rlimit;
+use crate::sys::process;
 use crate::telemetry;
 use crate::telemetry::{AccessLog, LogControl, Metrics, Readiness};
 use crate::worker;
-use adapt::{FirstCertificates, Parts, Served};
+use adapt::Parts;
 
 /// Flow records that may wait for the observer.
 const RECORDS: usize = 16 << 10;
@@ -91,7 +91,7 @@ async fn start(
     let started = SystemTime::now();
     let readiness = Readiness::new();
     let discovered = readiness.guard("the first list of manifests");
-    if let Err(error) = rlimit::raise_open_files() {
+    if let Err(error) = process::raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
 
@@ -118,15 +118,16 @@ async fn start(
     .context("start the workers")?;
     let kernel = KernelDatapath::start(&config.datapath, workers.count())
         .context("prepare the kernel; `adit doctor` tells what this node lacks")?;
-    let kernel = Arc::new(kernel);
 
-    let (enroller, enrolments) = Enroller::new(
+    let enroller = Enroller::new(
         config.mesh.node.clone(),
         worlds.clone(),
-        Arc::clone(&kernel),
-        FirstCertificates(certificates.clone()),
-        Served(workers.clone()),
+        kernel.clone(),
+        certificates.clone(),
+        workers.clone(),
+        rand::random(),
     );
+    let enrolments = enroller.enrolments();
     let manifests = manifests::StatusHandle::new();
     let parts = Parts {
         workers: workers.clone(),
@@ -169,8 +170,15 @@ async fn start(
         manifests,
         shutdown.clone(),
     )));
-    tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds, enrolments)));
-    let enroller = tokio::spawn(enroller.run(shutdown.clone()));
+    tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds.clone(), enrolments)));
+    let mut synced = worlds.synced();
+    let synced = async move {
+        // A source that is gone will publish nothing: then nothing is known to be complete.
+        if synced.wait_for(|synced| *synced).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let enroller = tokio::spawn(enroller.run(synced, shutdown.clone()));
     tracing::info!(node = %config.mesh.node, workers = workers.count(), "agent started");
     Ok(Running { workers, enroller, tasks, readiness })
 }
@@ -236,14 +244,4 @@ async fn end(
     for task in tasks {
         let _cancelled: Result<(), tokio::task::JoinError> = task.await;
     }
-}
-
-/// `adit cleanup`: removes what agents with this configuration left. Says what it removed.
-///
-/// # Errors
-/// The configuration is wrong, or the kernel refused.
-pub fn cleanup(config: Option<&Path>) -> anyhow::Result<Vec<String>> {
-    let config = Config::load(config, &ProcessEnvironment)?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(datapath::cleanup(&config.datapath))?)
 }

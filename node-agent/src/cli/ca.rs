@@ -23,7 +23,7 @@ pub(super) enum CaCommand {
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
     /// The directory; one that holds a CA already is left as it is
-    #[arg(short, long)]
+    #[arg(short, long = "dir", value_name = "DIR")]
     directory: PathBuf,
     /// The trust domain whose identities the CA will sign
     #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
@@ -33,7 +33,7 @@ pub(super) struct InitArgs {
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// The directory that `adit ca init` made
-    #[arg(short, long)]
+    #[arg(short, long = "dir", value_name = "DIR")]
     directory: PathBuf,
     /// Where to listen
     #[arg(short, long, default_value = "[::]:15012")]

@@ -5,7 +5,8 @@ use std::path::Path;
 use adit_shared::names;
 
 use crate::datapath::DatapathError;
-use crate::datapath::kernel::{Settings, clear_netns};
+use crate::datapath::Settings;
+use crate::datapath::kernel::clear_netns;
 use crate::datapath::maps::failed;
 use crate::datapath::pins;
 use crate::sys::{bpf, mount};

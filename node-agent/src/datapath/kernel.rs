@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adit_core::enrolment::Step;
@@ -14,45 +13,17 @@ use adit_shared::names;
 use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink};
 use aya::programs::{CgroupSockAddr, Program, ProgramError};
-use serde::Deserialize;
 
 use crate::datapath::maps::{self, Maps, failed};
 use crate::datapath::pins::{PinnedPod, Pins};
 use crate::datapath::pod::{Checked, KernelPod};
 use crate::datapath::routes::{self, Before, Routes};
-use crate::datapath::{Adopted, Datapath, DatapathError, PodTarget};
-use crate::sys::cgroup;
+use crate::datapath::{Adopted, Datapath, DatapathError, PodTarget, Settings};
 use crate::sys::interfaces::Interfaces;
 use crate::sys::netns::{self, Netns};
 
-/// Where the kernel keeps what is the agent's.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct Settings {
-    /// The directory of pins, on a bpffs; one per agent.
-    pub pins: PathBuf,
-    /// The root of the cgroup2 hierarchy, or `auto`.
-    pub cgroup: PathBuf,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { pins: PathBuf::from("/sys/fs/bpf/adit"), cgroup: PathBuf::from("auto") }
-    }
-}
-
-impl Settings {
-    /// The root of the cgroup2 hierarchy.
-    ///
-    /// # Errors
-    /// It is not mounted and cannot be.
-    pub fn cgroup(&self) -> io::Result<PathBuf> {
-        if self.cgroup == Path::new("auto") { cgroup::root() } else { Ok(self.cgroup.clone()) }
-    }
-}
-
-/// The kernel's side of one agent.
-#[derive(Debug)]
+/// The kernel's side of one agent. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct KernelDatapath {
     node: Arc<Node>,
 }
@@ -86,7 +57,7 @@ impl KernelDatapath {
         if workers == 0 || workers > MAX_WORKERS as usize {
             return Err(DatapathError::Limit("workers: 1 to 16 are possible"));
         }
-        let cgroup = settings.cgroup();
+        let cgroup = settings.attach_point();
         let cgroup = cgroup.map_err(|source| failed("find the cgroup2 hierarchy", source))?;
         let pins = Pins::prepare(&settings.pins)?;
         maps::check_pinned(pins.directory())?;

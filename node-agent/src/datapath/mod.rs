@@ -26,6 +26,8 @@ use adit_core::workload::{ObjectName, PodUid};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
+use crate::sys::cgroup;
+
 /// Where the programs are kept and attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -39,6 +41,16 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { pins: PathBuf::from("/sys/fs/bpf/adit"), cgroup: None }
+    }
+}
+
+impl Settings {
+    /// Where the connect programs are attached.
+    ///
+    /// # Errors
+    /// None is configured, and cgroup2 is not mounted and cannot be.
+    pub fn attach_point(&self) -> io::Result<PathBuf> {
+        self.cgroup.clone().map_or_else(cgroup::root, Ok)
     }
 }
 

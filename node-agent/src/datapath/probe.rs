@@ -12,11 +12,11 @@ use adit_shared::names;
 use adit_shared::value::PodConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::datapath::DatapathError;
-use crate::datapath::kernel::{self, Settings};
+use crate::datapath::kernel;
 use crate::datapath::maps::{self, Maps};
 use crate::datapath::routes::{self, Plan, Routes};
 use crate::datapath::sockets::listener;
+use crate::datapath::{DatapathError, Settings};
 use crate::sys::interfaces::Device;
 use crate::sys::{mount, netns, process, sockopt};
 
@@ -83,7 +83,7 @@ fn node(settings: &Settings) -> Vec<Probe> {
         Probe {
             feature: "cgroup2",
             needed_for: "seeing every connect and bind of the node",
-            found: text(settings.cgroup().map(|root| root.display().to_string())),
+            found: text(settings.attach_point().map(|root| root.display().to_string())),
             consequence: "pods cannot be captured",
             required: true,
         },
@@ -108,7 +108,7 @@ fn bpffs(settings: &Settings) -> io::Result<String> {
 
 /// Loads each program and attaches it to a cgroup nobody is in.
 fn programs(settings: &Settings) -> Vec<Probe> {
-    let attached = settings.cgroup().map_err(|error| error.to_string()).and_then(|root| {
+    let attached = settings.attach_point().map_err(|error| error.to_string()).and_then(|root| {
         let place = root.join(format!("adit-doctor-{}", std::process::id()));
         fs::create_dir(&place).map_err(|error| format!("{}: {error}", place.display()))?;
         let attached = attach_each(&place);

@@ -377,7 +377,7 @@ fn the_doctor_finds_everything_and_leaves_nothing() {
         return;
     }
     let world = World::new();
-    let cgroup = world.settings.cgroup().unwrap();
+    let cgroup = world.settings.attach_point().unwrap();
 
     let probes = adit::datapath::probe::probe(&world.settings);
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use adit::datapath::kernel::{KernelDatapath, Settings};
+use adit::datapath::Settings;
+use adit::datapath::kernel::KernelDatapath;
 use adit::datapath::pod::KernelPod;
 use adit::datapath::{Datapath, Dial, Listeners, OpenPod, PodTarget};
 use adit::sys::netns::Netns;
