@@ -114,7 +114,7 @@ fn every_table_of_the_command_line_can_be_printed() {
 
     for (command, word) in [
         ("status", "node-a"),
-        ("workloads", "tables/client"),
+        ("workloads", "client"),
         ("services", ""),
         ("certs", "/ns/tables/sa/client"),
         ("tunnels", "/ns/tables/sa/server"),

@@ -115,8 +115,17 @@ impl Scene {
         let (source, destination) = (client.full_name(), server.full_name());
         let what = format!("the end of an {direction} flow {source} -> {destination}:{port}");
         let agent = self.cluster.agent(node);
+        // A client that proves another identity than its pod's is not shown as that pod.
+        let from = |flow: &Flow| {
+            let unnamed = flow.source.pod.is_none() && flow.source.address == client.v4();
+            flow.source.is(&source) || unnamed
+        };
         let ended = |flow: &Flow| {
-            flow.is(direction, &source, &destination) && flow.to_port(port) && flow.end.is_some()
+            flow.direction == direction
+                && from(flow)
+                && flow.destination.is(&destination)
+                && flow.to_port(port)
+                && flow.end.is_some()
         };
         agent.wait_flow(&what, ended).unwrap()
     }

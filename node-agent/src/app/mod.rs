@@ -14,14 +14,14 @@ use tokio::runtime;
 use tokio::task::JoinHandle;
 
 use crate::admin;
-use crate::config::{Config, ProcessEnvironment};
+use crate::config::{Config, Mesh, ProcessEnvironment};
 use crate::datapath::kernel::KernelDatapath;
 use crate::discovery::Worlds;
 use crate::discovery::manifests;
 use crate::enrol::{Enroller, Enrolments};
 use crate::identity::{Certificates, Clock, Configured};
 use crate::observer;
-use crate::observer::{Observer, Sinks};
+use crate::observer::{Observer, Recorder, Sinks};
 use crate::shutdown;
 use crate::shutdown::{Phase, Shutdown, Trigger};
 use crate::sys::process;
@@ -104,20 +104,7 @@ async fn start(
     let lifetime = config.identity.lifetime;
     let (certificates, rotating) = Certificates::new(source, lifetime, Clock::system());
 
-    let workers = worker::start(
-        config.worker,
-        &worker::Context {
-            worlds: worlds.clone(),
-            certificates: certificates.clone(),
-            recorder,
-            control: runtime::Handle::current(),
-            tunnel: config.tunnel.clone(),
-            cluster: Arc::clone(cluster),
-        },
-    )
-    .context("start the workers")?;
-    let kernel = KernelDatapath::start(&config.datapath, workers.count())
-        .context("prepare the kernel; `adit doctor` tells what this node lacks")?;
+    let (workers, kernel) = data_plane(&config, &worlds, &certificates, recorder)?;
 
     let enroller = Enroller::new(
         config.mesh.node.clone(),
@@ -139,12 +126,7 @@ async fn start(
         trigger: Arc::clone(trigger),
     };
     let state = Arc::new(admin::State {
-        facts: admin::NodeFacts {
-            node: config.mesh.node.clone(),
-            cluster: cluster.to_string(),
-            trust_domain: config.mesh.trust_domain.clone(),
-            started,
-        },
+        facts: facts(&config.mesh, started),
         sources: Box::new(parts),
         worlds: worlds.clone(),
         observer: observer.clone(),
@@ -171,16 +153,47 @@ async fn start(
         shutdown.clone(),
     )));
     tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds.clone(), enrolments)));
-    let mut synced = worlds.synced();
-    let synced = async move {
-        // A source that is gone will publish nothing: then nothing is known to be complete.
-        if synced.wait_for(|synced| *synced).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let enroller = tokio::spawn(enroller.run(synced, shutdown.clone()));
+    let enroller = tokio::spawn(enroller.run(first_list(worlds), shutdown.clone()));
     tracing::info!(node = %config.mesh.node, workers = workers.count(), "agent started");
     Ok(Running { workers, enroller, tasks, readiness })
+}
+
+/// The threads that carry traffic, and the kernel's side of it.
+fn data_plane(
+    config: &Config,
+    worlds: &Worlds,
+    certificates: &Certificates,
+    recorder: Recorder,
+) -> anyhow::Result<(worker::Workers, KernelDatapath)> {
+    let context = worker::Context {
+        worlds: worlds.clone(),
+        certificates: certificates.clone(),
+        recorder,
+        control: runtime::Handle::current(),
+        tunnel: config.tunnel.clone(),
+        cluster: Arc::clone(&config.mesh.cluster),
+    };
+    let workers = worker::start(config.worker, &context).context("start the workers")?;
+    let kernel = KernelDatapath::start(&config.datapath, workers.count())
+        .context("prepare the kernel; `adit doctor` tells what this node lacks")?;
+    Ok((workers, kernel))
+}
+
+fn facts(mesh: &Mesh, started: SystemTime) -> admin::NodeFacts {
+    admin::NodeFacts {
+        node: mesh.node.clone(),
+        cluster: mesh.cluster.to_string(),
+        trust_domain: mesh.trust_domain.clone(),
+        started,
+    }
+}
+
+/// Completes when discovery has published its first complete list.
+async fn first_list(worlds: Worlds) {
+    // A source that is gone will publish nothing: then nothing is known to be complete.
+    if worlds.synced().wait_for(|synced| *synced).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Opens the admin socket and the two ports.
@@ -207,10 +220,7 @@ async fn ready_when_enrolled(
     worlds: Worlds,
     mut enrolments: Enrolments,
 ) {
-    let mut synced = worlds.synced();
-    if synced.wait_for(|synced| *synced).await.is_err() {
-        return;
-    }
+    first_list(worlds).await;
     while enrolments.list().iter().any(|pod| adapt::is_on_its_way(&pod.state)) {
         if !enrolments.changed().await {
             return;

@@ -44,7 +44,7 @@ pub(super) async fn outward(
     let mut pause = FIRST_PAUSE;
     // The pod's own, also for a connection that the application bound to 127.0.0.1.
     let mut own = pod.addresses.iter().copied();
-    let source = own.find(|ip| ip.is_ipv4() == dialled.is_ipv4()).unwrap_or(dialled.ip());
+    let source = own.find(|ip| ip.is_ipv4() == dialled.is_ipv4()).unwrap_or_else(|| dialled.ip());
     loop {
         let query = Query { dialled, source, random: rand::random() };
         let plan = route::plan(&stages.worlds.load(), &query);

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -221,6 +222,7 @@ fn is_exhausted(error: &io::Error) -> bool {
 /// Shakes hands with a peer, off this thread, and gives the tunnel to the least loaded worker.
 async fn shake_hands(local: Rc<Local>, pod: Arc<EnrolledPod>, tcp: TcpStream) {
     let peer = tcp.peer_addr().ok();
+    let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
     let shaken = match tcp.into_std() {
         Ok(tcp) => local.handshakes.accept(tcp, Arc::clone(&pod)).await,
         Err(error) => return tracing::debug!(%error, "connection lost"),

@@ -144,7 +144,7 @@ fn identifier(text: &str) -> &str {
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines: Vec<&str> = text.lines().collect();
     let tests = lines.windows(2).position(|pair| {
-        matches!(pair, [cfg, module] if cfg.starts_with("#[cfg(test)]") && module.starts_with("mod tests"))
+        matches!(pair, [cfg, module] if cfg.starts_with("#[cfg(test)]") && (module.starts_with("mod tests") || module.starts_with("pub(crate) mod tests")))
     });
     let code = lines.into_iter().take(tests.unwrap_or(usize::MAX)).enumerate();
     code.map(|(index, line)| (index, line.split("//").next().unwrap_or_default()))

@@ -121,6 +121,10 @@ async fn exchange<S: Session>(mut stream: TlsStream<S>, data: Arc<[u8]>) -> Vec<
 }
 
 async fn pair() -> (Client, Server) {
+    Box::pin(connected()).await
+}
+
+async fn connected() -> (Client, Server) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (client, server) = configs();
     let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
