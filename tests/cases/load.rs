@@ -13,14 +13,16 @@ use crate::support::Scene;
 const CONNECTIONS: usize = 100_000;
 const CLIENTS: usize = 32;
 
+/// One in so many is finished by the client, whose port then rests for a minute, with adit or without
+/// it: the search for a free one is what limits a client that does so always.
+const CLIENT_FIRST: usize = 8;
+
 #[test]
 fn a_hundred_thousand_short_connections_from_one_client_to_one_pod_within_a_minute_all_succeed() {
     let Some(scene) = Scene::own("short-connections") else {
         return;
     };
     let (client, server) = scene.pair();
-    // The application's own TIME_WAIT sockets are not the question.
-    client.netns().sysctl(&[("net/ipv4/ip_local_port_range", "1024 65535")]).unwrap();
     let answers = |mut stream: TcpStream| {
         let mut byte = [0];
         if stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {
@@ -61,7 +63,7 @@ fn connections_until_done(to: SocketAddr, begun: &AtomicUsize) {
         if number >= CONNECTIONS {
             return;
         }
-        one_connection(to, number.is_multiple_of(2)).unwrap();
+        one_connection(to, !number.is_multiple_of(CLIENT_FIRST)).unwrap();
     }
 }
 
