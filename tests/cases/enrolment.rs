@@ -163,6 +163,7 @@ fn a_withdrawn_pod_is_left_as_it_was_found() {
     assert_ne!(state(&client), before);
     scene.cluster.manifests().namespace(&scene.ns, None).unwrap();
     scene.cluster.wait_protocol(&client, "plaintext").unwrap();
+    scene.cluster.wait_settled(&client).unwrap();
 
     wait_until("the routes and rules of before", Duration::from_secs(5), || {
         state(&client) == before

@@ -17,7 +17,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         execute(&mut cargo(root, &arguments))
     })?;
     step("arch", || arch::run(root))?;
-    test::unit(root)?;
+    test::unit(root, true)?;
     step("docs", || {
         let mut doc = cargo(root, &["doc", "--workspace", "--no-deps", "--locked"]);
         execute(doc.env("RUSTDOCFLAGS", "-D warnings"))

@@ -12,21 +12,28 @@ use crate::step::{cargo, execute, step};
 /// Runs both.
 #[expect(clippy::print_stdout, reason = "a task talks to its user")]
 pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<()> {
+    let required = env::var_os("E2E_REQUIRE").is_some_and(|value| value == "1");
     if filter.is_none() {
-        println!("The unit tests need nothing but Rust.");
-        unit(root)?;
+        println!("The unit tests need nothing but Rust; as root, they try the kernel too.");
+        unit(root, required)?;
     }
     println!(
         "The end-to-end tests build nodes and pods from network namespaces and load eBPF programs.\n\
          They need root, Linux 6.1 or later with cgroup2, `ip` (iproute2) and `nsenter` (util-linux)."
     );
-    let required = env::var_os("E2E_REQUIRE").is_some_and(|value| value == "1");
     end_to_end(root, filter, required)
 }
 
-/// The tests that need neither root nor a kernel program.
-pub(crate) fn unit(root: &Path) -> Result<()> {
-    step("unit tests", || execute(&mut cargo(root, &["test", "--locked"])))
+/// `cargo test`: the tests that need neither root nor a kernel program, and those of the datapath,
+/// which skip themselves without root. `required`: one that cannot run fails.
+pub(crate) fn unit(root: &Path, required: bool) -> Result<()> {
+    step("unit tests", || {
+        let mut tests = cargo(root, &["test", "--locked"]);
+        if required {
+            tests.env("E2E_REQUIRE", "1");
+        }
+        execute(&mut tests)
+    })
 }
 
 /// The tests that need both. `required`: one that cannot run fails.

@@ -8,14 +8,14 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::identity::TrustDomain;
+use dashmap::DashMap;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::NoServerSessionStorage;
@@ -138,7 +138,7 @@ impl Bound {
             worlds,
             trust_domain: options.trust_domain,
             clock,
-            buckets: Mutex::new(BTreeMap::new()),
+            buckets: DashMap::new(),
         };
         Ok(Self { service, listener, acceptor, address })
     }

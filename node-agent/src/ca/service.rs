@@ -1,12 +1,11 @@
 //! `CreateCertificate`: who calls, what is asked, may they, sign.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use adit_core::identity::{SpiffeId, TrustDomain};
 use adit_core::workload::{NodeName, Phase};
+use dashmap::DashMap;
 use prost_types::Struct;
 use prost_types::value::Kind;
 use tokio::time::Instant;
@@ -33,7 +32,7 @@ pub(super) struct Service {
     pub(super) worlds: Worlds,
     pub(super) trust_domain: TrustDomain,
     pub(super) clock: Clock,
-    pub(super) buckets: Mutex<BTreeMap<NodeName, Bucket>>,
+    pub(super) buckets: DashMap<NodeName, Bucket>,
 }
 
 /// Why a request is refused.
@@ -182,9 +181,8 @@ impl Service {
     }
 
     fn pass(&self, node: &NodeName) -> Result<(), Refused> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let bucket = buckets.entry(node.clone()).or_insert_with(|| Bucket::new(now));
+        let mut bucket = self.buckets.entry(node.clone()).or_insert_with(|| Bucket::new(now));
         if bucket.take(now) { Ok(()) } else { Err(Refused::TooOften) }
     }
 }

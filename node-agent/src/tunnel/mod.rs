@@ -1,8 +1,8 @@
-//! HBONE tunnels: streams in them ([`ReadHalf`], [`WriteHalf`]), the ones this node dials
-//! ([`Tunnels`]) and the ones it accepts ([`serve_accepted`]).
+//! HBONE tunnels: streams in them (`ReadHalf`, `WriteHalf`), the ones this node dials
+//! (`Tunnels`) and the ones it accepts (`serve_accepted`).
 //!
 //! The proxy sees the traits and these entrances only. How bytes become HTTP/2 is the business of
-//! one engine, the file `h2.rs`: another one may stand beside it.
+//! one engine, the module `h2`: another one may stand beside it.
 
 mod buffer;
 mod h2;

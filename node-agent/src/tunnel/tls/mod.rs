@@ -241,9 +241,10 @@ impl<S: Session> Records<S> {
         Ok(wants)
     }
 
-    /// After an error the session's last words, an alert, stand first in its queue.
+    /// After an error the session's last words, an alert among them, stand in its queue. What has
+    /// come in must not be looked at again.
     fn encode_alert(&mut self) {
-        loop {
+        while self.session.state().wants_write() {
             let UnbufferedStatus { discard, state, .. } = self.session.process(&mut self.incoming);
             let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
             let Ok(n) = encode(&mut data, &mut self.outgoing, self.sealed) else { return };
