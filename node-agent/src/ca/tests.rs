@@ -1,5 +1,6 @@
 //! The CA over real gRPC and TLS on loopback, with the agent's own client and with bad ones.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
