@@ -2,6 +2,7 @@
 //! flows. A flow never leaves its worker, so that nothing on its way is shared; this side of the
 //! command channel is [`Workers`].
 
+mod balance;
 mod pods;
 mod run;
 
@@ -130,7 +131,7 @@ pub fn start(settings: Settings, context: &Context) -> io::Result<Workers> {
     }
     let links: Arc<[Link]> = links.into();
     for (index, receiver) in receivers.into_iter().enumerate() {
-        let peers = run::Peers::new(&links);
+        let peers = balance::Peers::new(&links);
         let context = context.clone();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new()

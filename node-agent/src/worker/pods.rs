@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use super::TunnelStatus;
-use super::run::Peers;
+use super::balance::Peers;
 use crate::datapath::{EnrolledPod, Listeners};
 use crate::proxy::{self, Arrived, Captured, Requested, Stages, refused_tunnel};
 use crate::tunnel::{self, AcceptedTunnel, Ends, Handshakes, Incoming, Served};

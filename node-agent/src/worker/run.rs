@@ -1,8 +1,7 @@
 //! One worker's thread: the command loop.
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::flow::CloseReason;
@@ -10,45 +9,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::balance::Peers;
 use super::pods::{Local, Pods};
-use super::{Command, Context, GONE, Link};
+use super::{Command, Context, GONE};
 use crate::proxy::{Flows, Stages};
-use crate::tunnel::{AcceptedTunnel, Handshakes, Tunnels};
+use crate::tunnel::{Handshakes, Tunnels};
 
 /// How often a drain looks whether the last flow has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
-
-/// All workers, as one of them sees them. Weak: the threads must not keep each other alive.
-#[derive(Clone)]
-pub(super) struct Peers(Weak<[Link]>);
-
-impl Peers {
-    pub(super) fn new(links: &Arc<[Link]>) -> Self {
-        Self(Arc::downgrade(links))
-    }
-
-    /// Hands a tunnel to the worker that carries the fewest.
-    pub(super) fn give(&self, tunnel: AcceptedTunnel) {
-        let Some(links) = self.0.upgrade() else {
-            return;
-        };
-        if let Some(link) = links.iter().min_by_key(|link| link.load()) {
-            // Counted here, so that two tunnels at once do not go to the same worker.
-            link.load.fetch_add(1, Ordering::Relaxed);
-            link.send(Command::Tunnel(Box::new(tunnel)));
-        }
-    }
-
-    fn count(&self) -> usize {
-        self.0.upgrade().map_or(1, |links| links.len())
-    }
-
-    fn load(&self, index: usize) -> Arc<AtomicUsize> {
-        let links = self.0.upgrade();
-        let link = links.as_deref().and_then(|links| links.get(index));
-        link.map_or_else(Arc::default, |link| Arc::clone(&link.load))
-    }
-}
 
 /// Runs the thread.
 pub(super) fn run(
