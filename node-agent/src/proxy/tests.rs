@@ -69,7 +69,10 @@ async fn a_reset_of_either_application_is_a_reset_for_the_other() {
     let [out, inn] = scene.ended().await;
     assert_eq!((out.end, inn.end), both(CloseReason::ResetBySource));
 
-    let (mut client, (server, _)) = scene.flow(&app, 80).await;
+    let (mut client, (mut server, _)) = scene.flow(&app, 80).await;
+    // Else the reset may come before the agent knows that it is connected: a refusal to it.
+    client.write_all(b"!").await.unwrap();
+    server.read_exact(&mut [0]).await.unwrap();
     reset(server);
     let seen = rest(&mut client).await.unwrap_err();
     assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
