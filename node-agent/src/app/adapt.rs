@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::flow::FlowRecord;
+use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use crate::admin::view::{CertificateView, Fact, Timestamp};
 use crate::admin::{DiscoveryFacts, Sources};
@@ -26,6 +28,15 @@ pub(super) struct Parts {
     pub(super) directory: PathBuf,
     pub(super) kernel: KernelDatapath,
     pub(super) trigger: Arc<Trigger>,
+    pub(super) ending: Arc<Ending>,
+}
+
+/// How the agent is to end, and how it did.
+pub(super) struct Ending {
+    /// How long open flows may go on.
+    pub(super) deadline: ArcSwap<Duration>,
+    /// How many flows were cut, once it is known.
+    pub(super) cut: watch::Sender<Option<usize>>,
 }
 
 /// Whether a pod's enrolment is neither done nor failed.
@@ -69,12 +80,14 @@ impl Sources for Parts {
         }
     }
 
-    /// The process ends when it has drained, like after SIGTERM.
+    /// The process ends when it has drained, like after SIGTERM; also when whoever asked has left.
     fn drain(&self, deadline: Duration) -> BoxFuture<'_, usize> {
+        self.ending.deadline.store(Arc::new(deadline));
+        self.trigger.advance(Phase::Draining);
+        let mut cut = self.ending.cut.subscribe();
         async move {
-            let cut = self.workers.drain(deadline).await;
-            self.trigger.advance(Phase::Draining);
-            cut
+            let told = cut.wait_for(Option::is_some).await;
+            told.map_or(0, |cut| cut.unwrap_or(0))
         }
         .boxed()
     }

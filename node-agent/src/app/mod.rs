@@ -7,10 +7,12 @@ mod signals;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use tokio::runtime;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin;
@@ -28,13 +30,19 @@ use crate::sys::process;
 use crate::telemetry;
 use crate::telemetry::{AccessLog, LogControl, Metrics, Readiness};
 use crate::worker;
-use adapt::Parts;
+use adapt::{Ending, Parts};
 
 /// Flow records that may wait for the observer.
 const RECORDS: usize = 16 << 10;
 
 /// Flows that ended and are still shown.
 const RECENT: usize = 4096;
+
+/// How long whoever asked for the drain has to take the answer.
+const LAST_ANSWER: Duration = Duration::from_millis(200);
+
+/// How long the last records may take on their way to the log.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 
 /// Threads of the control runtime.
 const CONTROL_THREADS: usize = 2;
@@ -65,18 +73,19 @@ struct Running {
     workers: worker::Workers,
     enroller: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
+    observing: JoinHandle<()>,
     readiness: Readiness,
+    ending: Arc<Ending>,
 }
 
 async fn agent(config: Config, log: LogControl) -> anyhow::Result<()> {
     let (trigger, shutdown) = shutdown::channel();
     let trigger = Arc::new(trigger);
     let signals = signals::listen(Arc::clone(&trigger)).context("listen for signals")?;
-    let deadline = config.drain_deadline;
     let running = start(config, log, &trigger, &shutdown).await?;
     let mut ending = shutdown.clone();
     ending.reached(Phase::Draining).await;
-    end(running, &trigger, shutdown, deadline).await;
+    end(running, &trigger, shutdown).await;
     signals.abort();
     Ok(())
 }
@@ -116,6 +125,8 @@ async fn start(
     );
     let enrolments = enroller.enrolments();
     let manifests = manifests::StatusHandle::new();
+    let deadline = ArcSwap::from_pointee(config.drain_deadline);
+    let ending = Arc::new(Ending { deadline, cut: watch::Sender::new(None) });
     let parts = Parts {
         workers: workers.clone(),
         enrolments: enrolments.clone(),
@@ -124,6 +135,7 @@ async fn start(
         directory: config.discovery.manifests.directory.clone(),
         kernel,
         trigger: Arc::clone(trigger),
+        ending: Arc::clone(&ending),
     };
     let state = Arc::new(admin::State {
         facts: facts(&config.mesh, started),
@@ -139,7 +151,7 @@ async fn start(
     let sinks = Sinks { meter, access_log: AccessLog::new(config.access_log) };
     let known = worlds.clone();
     let alive = move |uid: &_| known.load().workload(uid).is_some();
-    tasks.push(tokio::spawn(observer::run(records, observer, sinks, alive)));
+    let observing = tokio::spawn(observer::run(records, observer, sinks, alive));
     tasks.push(tokio::spawn(rotating.run(shutdown.clone())));
     tasks.push(tokio::spawn({
         let (workers, worlds, shutdown) = (workers.clone(), worlds.clone(), shutdown.clone());
@@ -155,7 +167,7 @@ async fn start(
     tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds.clone(), enrolments)));
     let enroller = tokio::spawn(enroller.run(first_list(worlds), shutdown.clone()));
     tracing::info!(node = %config.mesh.node, workers = workers.count(), "agent started");
-    Ok(Running { workers, enroller, tasks, readiness })
+    Ok(Running { workers, enroller, tasks, observing, readiness, ending })
 }
 
 /// The threads that carry traffic, and the kernel's side of it.
@@ -231,27 +243,29 @@ async fn ready_when_enrolled(
 
 /// Ends everything: no new flow, time for the open ones, then the rest. The pods stay captured, so
 /// that their connections wait for the next agent.
-async fn end(
-    running: Running,
-    trigger: &Trigger,
-    mut shutdown: Shutdown,
-    deadline: std::time::Duration,
-) {
-    let Running { workers, enroller, tasks, readiness } = running;
+async fn end(running: Running, trigger: &Trigger, mut shutdown: Shutdown) {
+    let Running { workers, enroller, tasks, observing, readiness, ending } = running;
     let _draining = readiness.guard("the end of the process");
+    let deadline = *ending.deadline.load_full();
     tracing::info!(?deadline, "draining");
     tokio::select! {
-        cut = workers.drain(deadline) => tracing::info!(flows_cut = cut, "drained"),
+        cut = workers.drain(deadline) => {
+            tracing::info!(flows_cut = cut, "drained");
+            ending.cut.send_replace(Some(cut));
+        }
         () = shutdown.reached(Phase::Forced) => tracing::info!("told to end at once"),
+    }
+    if ending.cut.receiver_count() > 0 {
+        tokio::time::sleep(LAST_ANSWER).await;
     }
     trigger.advance(Phase::Forced);
     drop(workers);
-    enroller.abort();
-    for task in &tasks {
+    for task in tasks.iter().chain([&enroller]) {
         task.abort();
     }
-    // What a task still holds is dropped before the runtime is.
-    for task in tasks {
+    for task in tasks.into_iter().chain([enroller]) {
         let _cancelled: Result<(), tokio::task::JoinError> = task.await;
     }
+    // The last records are of the flows that were cut; it ends with the last worker.
+    let _late = tokio::time::timeout(LAST_RECORDS, observing).await;
 }

@@ -1,7 +1,7 @@
 //! The first stage: what is known of a connection when it is accepted.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use adit_core::flow::TlsInfo;
@@ -11,6 +11,7 @@ use adit_core::workload::ObjectName;
 use tokio::net::TcpStream;
 
 use crate::datapath::EnrolledPod;
+use crate::sys::sockopt;
 use crate::tunnel::{Ends, Incoming};
 
 /// A connection that an enrolled pod opened.
@@ -49,19 +50,33 @@ pub(crate) enum Requested {
 
 impl Captured {
     /// Asks the socket who is at its ends.
+    ///
+    /// What a pod opens to itself is never steered here: who dials one of the pod's own addresses
+    /// found the listener's own port. To carry that on would be to connect to the listener, for ever.
     pub(crate) fn new(pod: Arc<EnrolledPod>, tcp: TcpStream) -> io::Result<Self> {
         let dialled = pod.sockets.original_destination(&tcp)?;
         let source = canonical(tcp.peer_addr()?);
+        if is_own(&pod, dialled.ip(), source.ip()) {
+            return Err(refuse(&tcp));
+        }
         tcp.set_nodelay(true)?;
         Ok(Self { pod, tcp, source, dialled })
     }
 }
 
 impl Arrived {
-    /// A plaintext connection.
-    pub(crate) fn plaintext(pod: Arc<EnrolledPod>, tcp: &TcpStream) -> io::Result<Self> {
+    /// A plaintext connection. `listener` is the port of the agent's own listener: who dials that
+    /// wants no application.
+    pub(crate) fn plaintext(
+        pod: Arc<EnrolledPod>,
+        tcp: &TcpStream,
+        listener: u16,
+    ) -> io::Result<Self> {
         let dialled = pod.sockets.original_destination(tcp)?;
         let source = canonical(tcp.peer_addr()?);
+        if dialled.port() == listener && is_own(&pod, dialled.ip(), source.ip()) {
+            return Err(refuse(tcp));
+        }
         tcp.set_nodelay(true)?;
         Ok(Self { pod, source, proved: None, dialled, claimed_service: None })
     }
@@ -85,6 +100,18 @@ impl Requested {
             Err(why) => Self::Malformed(why),
         }
     }
+}
+
+/// Whether a pod dials itself. On loopback the source is the dialled address; from another loopback
+/// address it is so one round later.
+fn is_own(pod: &EnrolledPod, dialled: IpAddr, source: IpAddr) -> bool {
+    dialled == source || pod.addresses.contains(&dialled)
+}
+
+/// Resets a connection, and says so.
+fn refuse(tcp: &TcpStream) -> io::Error {
+    let reset = sockopt::reset_on_close(tcp);
+    reset.err().unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into())
 }
 
 /// IPv4 connections reach a dual-stack listener as IPv4-mapped addresses.

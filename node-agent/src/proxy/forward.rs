@@ -95,7 +95,14 @@ async fn pump<R: ReadHalf, W: WriteHalf>(
         };
         let Some(bytes) = read else { break };
         let n = bytes.len() as u64;
-        writer.write(bytes).await.map_err(|broken| (other, broken))?;
+        {
+            let (write, broken) =
+                (std::pin::pin!(writer.write(bytes)), std::pin::pin!(reader.broken()));
+            match select(write, broken).await {
+                Either::Left((written, _)) => written.map_err(|broken| (other, broken))?,
+                Either::Right((broken, _)) => return Err((side, broken)),
+            }
+        }
         count.set(count.get() + n);
     }
     writer.finish().await.map_err(|broken| (other, broken))

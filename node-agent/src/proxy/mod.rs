@@ -20,7 +20,7 @@ pub(crate) use accept::{Arrived, Captured, Requested};
 pub(crate) use flows::{Flow, Flows, refused_tunnel};
 
 use crate::discovery::Worlds;
-use crate::tunnel::{Incoming, Tunnels};
+use crate::tunnel::{Broken, Incoming, Tunnels};
 use forward::{End, forward};
 
 /// What the stages need of the worker they run on.
@@ -85,7 +85,10 @@ pub(crate) async fn inbound_tunnelled(stages: Rc<Stages>, requested: Requested, 
         let application = tokio::select! {
             biased;
             application = Box::pin(to_application(&stages, &flow, &arrived)) => application,
-            () = responder.given_up() => return CloseReason::ResetBySource,
+            gone = responder.given_up() => return match gone {
+                Broken::Reset => CloseReason::ResetBySource,
+                Broken::Lost => CloseReason::TunnelLost,
+            },
         };
         match application {
             Ok(application) => match responder.accept() {

@@ -8,7 +8,7 @@ use std::task::{Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -53,6 +53,14 @@ impl ReadHalf for Reader {
             })
         })
         .await
+    }
+
+    async fn broken(&mut self) -> Broken {
+        // A reset sets the socket's error (tcp_reset in the kernel), which epoll always tells.
+        match self.0.ready(Interest::ERROR).await {
+            Ok(_error) => Broken::Reset,
+            Err(_closed) => Broken::Lost,
+        }
     }
 }
 

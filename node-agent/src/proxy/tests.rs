@@ -81,6 +81,39 @@ async fn a_reset_of_either_application_is_a_reset_for_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_is_passed_on_while_the_other_application_does_not_read() {
+    let scene = Scene::new().await;
+    let app = scene.application(80).await;
+    let (mut client, (mut server, _)) = scene.flow(&app, 80).await;
+    // Until nothing goes any more: every buffer and window on the way is full.
+    let chunk = vec![7; 64 << 10];
+    let full = async {
+        loop {
+            client.write_all(&chunk).await.unwrap();
+        }
+    };
+    let stalled = tokio::time::timeout(Duration::from_secs(3), full).await;
+    assert!(stalled.is_err());
+    reset(client);
+    let out = scene.a.ended(Direction::Outbound).await;
+    assert_eq!(out.end, Some(CloseReason::ResetBySource));
+    rest(&mut server).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_to_the_agents_own_listener_is_refused_and_goes_round_no_circle() {
+    let scene = Scene::new().await;
+    // The reset may come before or after the client knows that it is connected.
+    let connected = scene.client.connect_captured(at(CLIENT, 4000)).await;
+    let seen = match connected {
+        Ok(mut client) => rest(&mut client).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(scene.a.workers.flows().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_without_an_application_resets_the_client_at_once() {
     let scene = Scene::new().await;
     let mut client = scene.client.connect(at(SERVER, 81)).await.unwrap();

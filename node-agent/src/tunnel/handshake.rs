@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 use tokio::runtime;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::h2::{Incoming, Served, serve};
 use super::tls::{Detached, HandshakeError, Session};
@@ -19,9 +19,9 @@ use super::{Ends, Settings};
 use crate::datapath::EnrolledPod;
 use crate::identity::{self, Certificates};
 
-/// Handshakes that are under way at a time. A peer that opens connections and says nothing holds
-/// one place each until the time limit.
-const AT_ONCE: usize = 2048;
+/// Handshakes of peers that are under way at a time on one worker. A peer that opens connections and
+/// says nothing holds one place each until the time limit; dials need none.
+const AT_ONCE: usize = 1024;
 
 /// Shakes hands on the control runtime. Cheap to clone.
 #[derive(Clone)]
@@ -57,16 +57,24 @@ impl Handshakes {
         Self { runtime, certificates, places: Arc::new(Semaphore::new(AT_ONCE)), limit }
     }
 
+    /// A place for a peer's handshake, if there is one.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
     /// Answers a peer that dialled `pod`. Any identity of the trust domain is accepted; policy
     /// decides later what it may reach.
     pub(crate) async fn accept(
         &self,
         tcp: std::net::TcpStream,
         pod: Arc<EnrolledPod>,
+        place: OwnedSemaphorePermit,
     ) -> Result<AcceptedTunnel, CloseReason> {
         let svid = self.certificates.current(&pod.identity).ok_or(CloseReason::NoCertificate)?;
         let session = UnbufferedServerConnection::new(svid.server_config()).map_err(failed)?;
-        let stream = self.shake_hands(tcp, session).await?;
+        let stream = self.shake_hands(tcp, session).await;
+        drop(place);
+        let stream = stream?;
         let ends = ends(&stream, pod.identity.clone())?;
         Ok(AcceptedTunnel { pod, ends, stream })
     }
@@ -95,9 +103,7 @@ impl Handshakes {
         session: S,
     ) -> Result<Detached<S>, CloseReason> {
         let timed_out = CloseReason::Tls(TlsFailure::TimedOut);
-        let (places, limit) = (Arc::clone(&self.places), self.limit);
-        let task = self.runtime.spawn(tokio::time::timeout(limit, async move {
-            let _place = places.acquire_owned().await;
+        let task = self.runtime.spawn(tokio::time::timeout(self.limit, async move {
             Detached::handshake(TcpStream::from_std(tcp)?, session).await
         }));
         match task.await {

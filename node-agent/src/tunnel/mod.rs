@@ -76,6 +76,10 @@ pub(crate) trait ReadHalf {
     /// The next bytes; `None` when the other side has finished. What was returned before counts as
     /// dealt with, so that the sender may send more.
     fn read(&mut self) -> impl Future<Output = Result<Option<Bytes>, Broken>>;
+
+    /// Completes when the sender breaks off, also while nothing is read because the other side is
+    /// slow.
+    fn broken(&mut self) -> impl Future<Output = Broken>;
 }
 
 /// The half of a flow's end that bytes go to.

@@ -36,6 +36,8 @@ struct Inner {
     waiting: RefCell<HashMap<WaiterId, oneshot::Sender<Result<Lease, OpenError>>>>,
     failures: RefCell<HashMap<TunnelId, OpenError>>,
     next_waiter: Cell<u64>,
+    /// Tunnels whose task has not ended.
+    driven: Cell<usize>,
     rearm: Notify,
     handshakes: Handshakes,
     settings: Settings,
@@ -122,6 +124,7 @@ impl Tunnels {
             waiting: RefCell::default(),
             failures: RefCell::default(),
             next_waiter: Cell::new(0),
+            driven: Cell::new(0),
             rearm: Notify::new(),
             handshakes,
             settings,
@@ -188,6 +191,16 @@ impl Tunnels {
     /// Closes the tunnels of a pod that is gone.
     pub(crate) fn pod_gone(&self, uid: &PodUid) {
         self.0.handle(Input::PodGone(uid.clone()), None);
+    }
+
+    /// Lets go of every tunnel: each ends when it has sent what is left in it.
+    pub(crate) fn close_all(&self) {
+        drop(self.0.open.take());
+    }
+
+    /// Whether a tunnel is still being driven.
+    pub(crate) fn are_open(&self) -> bool {
+        self.0.driven.get() > 0
     }
 
     /// The tunnels that are open.
@@ -287,7 +300,11 @@ impl Inner {
                 OpenError { reason: CloseReason::ConnectFailed(timed_out), again: true };
             let dialled = tokio::time::timeout(limit, attempt).await.unwrap_or(Err(timed_out));
             match dialled {
-                Ok(tunnel) => Box::pin(inner.drive(id, tunnel)).await,
+                Ok(tunnel) => {
+                    inner.driven.set(inner.driven.get() + 1);
+                    Box::pin(inner.drive(id, tunnel)).await;
+                    inner.driven.set(inner.driven.get() - 1);
+                }
                 Err(error) => {
                     tracing::debug!(
                         tunnel = id.0, address = %key.address, reason = error.reason.as_label(),

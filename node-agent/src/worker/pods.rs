@@ -12,13 +12,14 @@ use std::time::{Duration, SystemTime};
 use adit_core::flow::Direction;
 use adit_core::workload::PodUid;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::spawn_local;
 
 use super::TunnelStatus;
 use super::balance::Peers;
 use crate::datapath::{EnrolledPod, Listeners};
 use crate::proxy::{self, Arrived, Captured, Requested, Stages, refused_tunnel};
+use crate::sys::sockopt;
 use crate::tunnel::{self, AcceptedTunnel, Ends, Handshakes, Incoming, Served};
 
 /// How long an accept loop waits when the node has no file descriptor or memory left.
@@ -39,9 +40,15 @@ pub(super) struct Pods {
     local: Rc<Local>,
     settings: tunnel::Settings,
     /// A pod's accept loops end when its sender is dropped.
-    served: HashMap<PodUid, watch::Sender<()>>,
+    served: HashMap<PodUid, Serving>,
     carried: Rc<RefCell<BTreeMap<u64, Carried>>>,
     next: u64,
+}
+
+/// A pod whose connections are accepted.
+struct Serving {
+    pod: Arc<EnrolledPod>,
+    _accepting: watch::Sender<()>,
 }
 
 /// A tunnel that was dialled to one of the pods.
@@ -72,6 +79,7 @@ impl Pods {
             TcpListener::from_std(hbone)?,
             TcpListener::from_std(plaintext)?,
         );
+        let port = plaintext.local_addr()?.port();
         let (serving, watched) = watch::channel(());
         let local = &self.local;
         spawn_local(accept_loop(outbound, watched.clone(), {
@@ -85,7 +93,7 @@ impl Pods {
         spawn_local(accept_loop(plaintext, watched.clone(), {
             let (local, pod) = (Rc::clone(local), Arc::clone(pod));
             move |tcp| {
-                let arrived = Arrived::plaintext(Arc::clone(&pod), &tcp)?;
+                let arrived = Arrived::plaintext(Arc::clone(&pod), &tcp, port)?;
                 let stages = Rc::clone(&local.stages);
                 spawn_local(proxy::inbound_plaintext(stages, arrived, tcp));
                 Ok(())
@@ -95,10 +103,16 @@ impl Pods {
             let (local, pod) = (Rc::clone(local), Arc::clone(pod));
             move |tcp| {
                 tcp.set_nodelay(true)?;
-                spawn_local(shake_hands(Rc::clone(&local), Arc::clone(&pod), tcp));
+                let Some(place) = local.handshakes.place() else {
+                    sockopt::reset_on_close(&tcp)?;
+                    tracing::warn!(pod = %pod.name, "tunnel refused: too many handshakes at once");
+                    return Ok(());
+                };
+                spawn_local(shake_hands(Rc::clone(&local), Arc::clone(&pod), tcp, place));
                 Ok(())
             }
         }));
+        let serving = Serving { pod: Arc::clone(pod), _accepting: serving };
         self.served.insert(pod.uid.clone(), serving);
         Ok(())
     }
@@ -129,6 +143,12 @@ impl Pods {
 
     /// Carries a tunnel whose handshake is done.
     pub(super) fn carry(&mut self, accepted: AcceptedTunnel) {
+        // While the hands were shaken the pod may have gone, or come again as another one.
+        let serving = self.served.get(&accepted.pod.uid);
+        if !serving.is_some_and(|serving| Arc::ptr_eq(&serving.pod, &accepted.pod)) {
+            self.local.load.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
         let id = self.next;
         self.next += 1;
         let (drain, draining) = watch::channel(false);
@@ -150,11 +170,13 @@ impl Pods {
         let abort = spawn_local(serving).abort_handle();
         let since = SystemTime::now();
         let carried = Carried { pod: pod.uid.clone(), ends, counters, since, drain, abort };
-        // The pod may have been withdrawn while the hands were shaken.
-        if !self.served.contains_key(&pod.uid) {
-            carried.drain.send_replace(true);
-        }
         self.carried.borrow_mut().insert(id, carried);
+    }
+
+    /// The tunnels that were dialled to the pods, to see them end.
+    pub(super) fn carried(&self) -> impl Fn() -> bool + use<> {
+        let carried = Rc::clone(&self.carried);
+        move || !carried.borrow().is_empty()
     }
 
     /// The tunnels of this worker, dialled and accepted.
@@ -220,11 +242,16 @@ fn is_exhausted(error: &io::Error) -> bool {
 }
 
 /// Shakes hands with a peer, off this thread, and gives the tunnel to the least loaded worker.
-async fn shake_hands(local: Rc<Local>, pod: Arc<EnrolledPod>, tcp: TcpStream) {
+async fn shake_hands(
+    local: Rc<Local>,
+    pod: Arc<EnrolledPod>,
+    tcp: TcpStream,
+    place: OwnedSemaphorePermit,
+) {
     let peer = tcp.peer_addr().ok();
     let peer = peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
     let shaken = match tcp.into_std() {
-        Ok(tcp) => local.handshakes.accept(tcp, Arc::clone(&pod)).await,
+        Ok(tcp) => local.handshakes.accept(tcp, Arc::clone(&pod), place).await,
         Err(error) => return tracing::debug!(%error, "connection lost"),
     };
     match (shaken, peer) {

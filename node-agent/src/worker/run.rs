@@ -18,6 +18,9 @@ use crate::tunnel::{Handshakes, Tunnels};
 /// How often a drain looks whether the last flow has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
+/// How long tunnels may take to send what is left in them once their flows have ended.
+const FLUSH: Duration = Duration::from_secs(2);
+
 /// Runs the thread.
 pub(super) fn run(
     runtime: &Runtime,
@@ -72,17 +75,26 @@ async fn serve(mut pods: Pods, mut commands: mpsc::UnboundedReceiver<Command>) {
             Command::Tunnels(list) => answer(list, pods.tunnels()),
             Command::Drain(done) => {
                 pods.remove_all();
-                tokio::task::spawn_local(when_drained(stages, done));
+                tokio::task::spawn_local(when_drained(stages, pods.carried(), done));
             }
             Command::EndAll(count) => answer(count, stages.flows.end_all(CloseReason::Drained)),
         }
     }
 }
 
-async fn when_drained(stages: Rc<Stages>, done: oneshot::Sender<()>) {
+/// Waits for the flows, and then for the tunnels: what a flow sent last may still be in them.
+async fn when_drained(stages: Rc<Stages>, carried: impl Fn() -> bool, done: oneshot::Sender<()>) {
     while stages.flows.len() > 0 {
         tokio::time::sleep(DRAIN_POLL).await;
     }
+    stages.tunnels.close_all();
+    let flushed = async {
+        while carried() || stages.tunnels.are_open() {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    // A peer that does not answer is not waited for.
+    let _late = tokio::time::timeout(FLUSH, flushed).await;
     answer(done, ());
 }
 

@@ -69,6 +69,16 @@ impl FakePod {
         self.dial(destination)?.connect().await
     }
 
+    /// Connects to the agent's outbound listener itself, as a port scan of the pod would: its
+    /// "original destination" is one that is never steered there.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn connect_captured(&self, destination: SocketAddr) -> io::Result<TcpStream> {
+        let to = self.slot().map(|slot| slot.outbound);
+        self.network.dial_to(self.address(), destination, to)?.connect().await
+    }
+
     /// The pod's first address.
     #[must_use]
     pub fn address(&self) -> IpAddr {

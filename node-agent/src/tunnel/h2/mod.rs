@@ -30,6 +30,15 @@ const SEND_BUFFER: usize = 256 << 10;
 /// The largest header block that is accepted, in bytes.
 const HEADERS: u32 = 16 << 10;
 
+/// What unread small DATA frames may cost in bookkeeping before h2 closes the tunnel, in bytes (256
+/// a frame, less its payload). Its own default would cut all flows of a tunnel for one slow reader.
+const DATA_FRAME_BUDGET: usize = 64 << 20;
+
+/// Streams that this end has reset and that h2 remembers, and for how long: frames for one that it
+/// has forgotten count as an attack, and after 1024 of them it closes the tunnel.
+const REMEMBERED_RESETS: usize = 4096;
+const REMEMBERED_FOR: Duration = Duration::from_secs(30);
+
 /// Streams that a peer may reset before the tunnel is closed as abused (CVE-2023-44487).
 const PENDING_RESETS: usize = 64;
 
@@ -102,6 +111,9 @@ where
         .max_frame_size(FRAME)
         .max_header_list_size(HEADERS)
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .reset_stream_duration(REMEMBERED_FOR)
         .enable_push(false)
         .handshake(io)
         .await
@@ -182,6 +194,9 @@ where
         .max_frame_size(FRAME)
         .max_header_list_size(HEADERS)
         .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .reset_stream_duration(REMEMBERED_FOR)
         .max_concurrent_streams(settings.max_streams)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .handshake::<_, Bytes>(io);
@@ -253,9 +268,12 @@ impl Responder {
         let _gone: Result<_, ::h2::Error> = self.respond.send_response(status(code), true);
     }
 
-    /// Completes when the other end gives the request up before it is answered.
-    pub(crate) async fn given_up(&mut self) {
-        let _reason: Result<Reason, ::h2::Error> = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+    /// Completes when the other end gives the request up before it is answered, or is gone.
+    pub(crate) async fn given_up(&mut self) -> Broken {
+        match poll_fn(|cx| self.respond.poll_reset(cx)).await {
+            Ok(_reason) => Broken::Reset,
+            Err(error) => broken(error),
+        }
     }
 }
 
@@ -289,6 +307,11 @@ impl ReadHalf for Reader {
                 None => return Ok(None),
             }
         }
+    }
+
+    async fn broken(&mut self) -> Broken {
+        // What was received before a reset is still to be read; the sending half sees the reset.
+        std::future::pending().await
     }
 }
 
