@@ -229,3 +229,49 @@ fn three_thousand_connections_that_close_at_once_all_find_their_destination() {
     assert_eq!(arrived.sum::<usize>(), 15_000);
     assert_eq!(sink.connections(), 3000);
 }
+
+#[test]
+fn a_connection_to_the_agents_own_listeners_goes_round_no_circle() {
+    let Some(scene) = Scene::own("own-listeners") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let agent = scene.cluster.agent(Node::B);
+    let before = agent.open_files().unwrap();
+    let ports = server.run(listening_ports).unwrap();
+    assert!(ports.len() >= 3, "the agent listens in the pod: {ports:?}");
+
+    for port in ports {
+        server.run(|| knock((Ipv4Addr::LOCALHOST, port).into())).unwrap();
+        server.run(|| knock(server.at4(port))).unwrap();
+        client.run(|| knock(server.at4(port))).unwrap();
+    }
+
+    adit_e2e::wait::wait_until(
+        "the agent to let go of the sockets",
+        Duration::from_secs(10),
+        || agent.open_files().is_ok_and(|files| files < before + 20),
+    )
+    .unwrap();
+}
+
+/// Connects, and waits a moment for the end. The tunnel's listener waits for a handshake instead.
+fn knock(to: SocketAddr) {
+    let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else { return };
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let _refused_or_silent: std::io::Result<usize> = stream.read(&mut [0]);
+}
+
+/// The ports that sockets of this network namespace listen on: state 0A in `tcp` and `tcp6`
+/// (proc_net_tcp in the kernel's documentation).
+fn listening_ports() -> Vec<u16> {
+    let table = |name| std::fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+    let text = [table("tcp").unwrap(), table("tcp6").unwrap()].concat();
+    let listening = text.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state) = (fields.get(1)?, fields.get(3)?);
+        let (_, port) = local.rsplit_once(':')?;
+        (*state == "0A").then(|| u16::from_str_radix(port, 16).ok())?
+    });
+    listening.collect()
+}
