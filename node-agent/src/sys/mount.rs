@@ -55,8 +55,12 @@ pub fn mount(kind: &'static str, place: &Path) -> io::Result<()> {
 /// Removes a directory of pins with everything in it; one that is not there is removed already.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's; or the directory is on no bpffs, or is the place where programs of all kinds are
+/// pinned: then nothing is removed.
 pub fn remove_pin_directory(directory: &Path) -> io::Result<()> {
+    if directory.exists() && (!is_bpffs(directory)? || directory == Path::new(BPFFS)) {
+        return Err(io::Error::other("not a directory of pins: nothing was removed"));
+    }
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
