@@ -5,6 +5,7 @@ mod bless;
 mod ci;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod proto;
 mod step;
 mod test;
@@ -52,6 +53,17 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Let libFuzzer look for inputs that break a target (needs nightly Rust and cargo-fuzz)
+    Fuzz {
+        /// The target, such as `pool`
+        target: String,
+        /// How long
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Reduce the committed corpus, and what runs found since, to what covers as much
+        #[arg(long)]
+        minimise: bool,
+    },
     /// Check the layers, the owners of outside crates and the size of files
     Arch,
     /// Renew the golden files that tests compare with; look at the difference before you commit it
@@ -73,6 +85,7 @@ fn main() -> ExitCode {
         Task::Demo { keep, clean } => demo::run(root, keep, clean),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Proto { check } => proto::run(root, check),
+        Task::Fuzz { target, seconds, minimise } => fuzz::run(root, &target, seconds, minimise),
         Task::Arch => arch::run(root),
         Task::Bless => bless::run(root),
     };

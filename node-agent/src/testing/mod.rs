@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod fuzz;
 
 pub use agent::{TestAgent, TestCa};

@@ -18,6 +18,8 @@ use adit_core::flow::TlsInfo;
 use adit_core::identity::SpiffeId;
 use bytes::Bytes;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use h2::serve;
 pub(crate) use h2::{Incoming, Reader, Served, Writer};
 pub(crate) use handshake::{AcceptedTunnel, Handshakes, serve_accepted};
 pub(crate) use pool::{OpenError, Place, Tunnels};

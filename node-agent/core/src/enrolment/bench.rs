@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Command, Enrolment, Input, Job, PodState, Target};
-use crate::identity::SpiffeId;
-use crate::workload::{ObjectName, PodUid};
+use super::walk::uid;
+use super::{Command, Enrolment, Input, Job, PodState};
+use crate::workload::PodUid;
 
 pub(super) struct Bench {
     pub(super) enrolment: Enrolment,
@@ -113,24 +113,5 @@ fn text(uid: &PodUid, job: &Job) -> String {
         Job::Undo(step) => format!("undo {}", step.as_label()),
         Job::Retire => String::from("retire"),
         Job::Forget => format!("forget {uid}"),
-    }
-}
-
-pub(super) fn uid(text: &str) -> PodUid {
-    PodUid::parse(text).unwrap()
-}
-
-pub(super) fn identity(account: &str) -> SpiffeId {
-    SpiffeId::parse(&format!("spiffe://mesh/ns/shop/sa/{account}")).unwrap()
-}
-
-/// A pod whose identity is called `account` and whose namespace is known.
-pub(super) fn target(uid: &str, account: &str) -> Target {
-    Target {
-        uid: self::uid(uid),
-        name: ObjectName::new("shop", uid),
-        identity: identity(account),
-        addresses: vec!["10.1.0.1".parse().unwrap()],
-        netns: Some(Arc::from("/run/netns/a")),
     }
 }

@@ -26,7 +26,7 @@ mod select;
 mod bench;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 mod walk;
 
 use std::net::IpAddr;
@@ -37,6 +37,8 @@ use crate::workload::{ObjectName, PodUid};
 
 pub use node::Enrolment;
 pub use select::{NotEnrolled, select};
+#[cfg(any(test, feature = "testing"))]
+pub use walk::walk;
 
 /// One step of a pod's enrolment. They are done in this order and undone in the reverse one, so
 /// that a pod's connections are captured only when everything behind them stands.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, identity, target, uid};
+use super::backoff::splitmix;
+use super::bench::Bench;
+use super::walk::{identity, target, uid, walk};
 use super::{Input, NotEnrolled, PodState, Step};
 
 const UP: [&str; 6] = ["do listeners", "serve", "do slots", "do routes", "do lookup", "do capture"];
@@ -412,6 +414,20 @@ fn at_the_end_captured_pods_stay_and_half_enrolled_ones_are_undone() {
 
 const DOWN_AT_ONCE: [&str; 6] =
     ["undo capture", "undo lookup", "undo routes", "undo slots", "retire", "undo listeners"];
+
+#[test]
+fn no_order_of_events_breaks_the_order_of_steps_or_loses_a_pod() {
+    for seed in 0..3000 {
+        let mut state = seed;
+        let mut bytes = Vec::new();
+        while bytes.len() < 400 {
+            state = splitmix(state);
+            bytes.extend_from_slice(&state.to_le_bytes());
+        }
+        let outcome = std::panic::catch_unwind(|| walk(&bytes));
+        assert!(outcome.is_ok(), "seed {seed}");
+    }
+}
 
 fn wanted(uid: &str) -> Input {
     Input::Wanted(target(uid, "cart"))

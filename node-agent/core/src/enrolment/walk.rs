@@ -1,32 +1,25 @@
 //! Random walks: whatever comes in whatever order, what must never be done is not done, and in the
 //! end every pod is where it belongs. [`walk`] takes its choices from bytes, as a fuzzer gives them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that fails must end"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bench::{target, uid};
 use super::{Command, Enrolment, Input, Job, NotEnrolled, PodState, Step, Target};
-use crate::enrolment::backoff::splitmix;
 use crate::identity::SpiffeId;
-use crate::workload::PodUid;
-
-#[test]
-fn no_order_of_events_breaks_the_order_of_steps_or_loses_a_pod() {
-    for seed in 0..3000 {
-        let mut state = seed;
-        let mut bytes = Vec::new();
-        while bytes.len() < 400 {
-            state = splitmix(state);
-            bytes.extend_from_slice(&state.to_le_bytes());
-        }
-        let outcome = std::panic::catch_unwind(|| walk(&bytes));
-        assert!(outcome.is_ok(), "seed {seed}");
-    }
-}
+use crate::workload::{ObjectName, PodUid};
 
 /// One walk.
-fn walk(bytes: &[u8]) {
+///
+/// # Panics
+/// If the machine did what must never be done, or lost a pod.
+pub fn walk(bytes: &[u8]) {
     let mut walk = Walk::new(bytes);
     walk.begin();
     while walk.choices.len() > 4 {
@@ -199,8 +192,8 @@ impl<'a> Walk<'a> {
 
     /// From here on everything answers, and well.
     fn converge(&mut self) {
-        self.send(Input::Synced);
         self.synced = true;
+        self.send(Input::Synced);
         let end = self.now + Duration::from_secs(3600);
         for _ in 0..1000 {
             self.answer(true);
@@ -362,5 +355,24 @@ impl Model {
             }
             Job::Forget => self.relics = None,
         }
+    }
+}
+
+pub(super) fn uid(text: &str) -> PodUid {
+    PodUid::parse(text).unwrap()
+}
+
+pub(super) fn identity(account: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://mesh/ns/shop/sa/{account}")).unwrap()
+}
+
+/// A pod whose identity is called `account` and whose namespace is known.
+pub(super) fn target(uid: &str, account: &str) -> Target {
+    Target {
+        uid: self::uid(uid),
+        name: ObjectName::new("shop", uid),
+        identity: identity(account),
+        addresses: vec!["10.1.0.1".parse().unwrap()],
+        netns: Some(Arc::from("/run/netns/a")),
     }
 }

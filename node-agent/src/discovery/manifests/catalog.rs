@@ -10,7 +10,7 @@ use adit_core::identity::TrustDomain;
 use adit_core::world::Delta;
 
 use crate::discovery::manifests::document::{Place, Reading};
-use crate::discovery::manifests::{document, files, yaml};
+use crate::discovery::manifests::{document, files};
 use crate::discovery::translate::{Key, Object, Snapshot};
 
 /// The outcome of one scan.
@@ -175,16 +175,7 @@ impl Catalog {
     ) -> FileState {
         let file = name.display();
         let json = Path::new(name).extension().is_some_and(|extension| extension == "json");
-        let values = if json {
-            vec![yaml::parse_json(text)]
-        } else {
-            let documents = yaml::documents(text);
-            documents.iter().map(|text| yaml::parse_yaml(text)).collect()
-        };
-        let readings = values
-            .into_iter()
-            .enumerate()
-            .flat_map(|(i, value)| document::read(i + 1, value, &self.trust_domain));
+        let readings = document::read_all(text, json, &self.trust_domain);
         let mut state = FileState { digest, ..FileState::default() };
         for Reading { place, key, result } in readings {
             let content = match result {

@@ -6,6 +6,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::discovery::manifests::yaml;
 use crate::discovery::translate;
 use crate::discovery::translate::{Invalid, Key, Kind, Object};
 
@@ -29,13 +30,21 @@ pub(super) struct Reading {
     pub(super) result: Result<Object, String>,
 }
 
+/// Reads a file's text: one JSON value, or any number of YAML documents.
+pub(super) fn read_all(text: &str, json: bool, trust_domain: &TrustDomain) -> Vec<Reading> {
+    let values = if json {
+        vec![yaml::parse_json(text)]
+    } else {
+        let documents = yaml::documents(text);
+        documents.iter().map(|text| yaml::parse_yaml(text)).collect()
+    };
+    let numbered = (1..).zip(values);
+    numbered.flat_map(|(document, value)| read(document, value, trust_domain)).collect()
+}
+
 /// Reads one document: an object, or the items of a List. Objects that adit does not use give
 /// nothing but a debug line.
-pub(super) fn read(
-    document: usize,
-    value: Result<Value, String>,
-    trust_domain: &TrustDomain,
-) -> Vec<Reading> {
+fn read(document: usize, value: Result<Value, String>, trust_domain: &TrustDomain) -> Vec<Reading> {
     let place = Place { document, item: None };
     let mut readings = Vec::new();
     match value {

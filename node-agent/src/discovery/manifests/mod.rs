@@ -189,5 +189,28 @@ impl Source {
     }
 }
 
+/// What a file with this text alone says of the world, and what is wrong with it.
+#[cfg(any(test, feature = "testing"))]
+#[must_use]
+pub fn read_text(
+    text: &str,
+    json: bool,
+    trust_domain: &TrustDomain,
+) -> (Vec<adit_core::world::Delta>, Vec<String>) {
+    use crate::discovery::translate::Snapshot;
+    use std::collections::BTreeMap;
+
+    let (mut objects, mut errors) = (BTreeMap::new(), Vec::new());
+    for reading in document::read_all(text, json, trust_domain) {
+        match reading.result {
+            Ok(object) => drop(objects.entry(object.key()).or_insert(object)),
+            Err(error) => errors.push(error),
+        }
+    }
+    let (snapshot, problems) = Snapshot::assemble(objects.values());
+    errors.extend(problems.iter().map(ToString::to_string));
+    (Snapshot::default().deltas_to(&snapshot), errors)
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,93 @@
+//! `cargo xtask fuzz`: lets libFuzzer look for inputs that break a target of `tests/fuzz`. What it
+//! finds interesting stays below `tests/fuzz/target`; only `--minimise` changes what is committed.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::step::{execute, step};
+
+/// What every run is held to: length of an input in bytes, seconds for one, memory.
+const LIMITS: [&str; 3] = ["-max_len=4096", "-timeout=10", "-rss_limit_mb=1024"];
+
+/// The same for what is committed, so that it stays small.
+const SMALL: &str = "-max_len=1024";
+
+/// Runs one target, or reduces its corpus.
+#[expect(clippy::print_stdout, reason = "a task talks to its user")]
+pub(crate) fn run(root: &Path, target: &str, seconds: u32, minimise: bool) -> Result<()> {
+    let fuzz = root.join("tests/fuzz");
+    check(&fuzz, target)?;
+    // The versions that are shipped, and libFuzzer on top.
+    fs::copy(root.join("Cargo.lock"), fuzz.join("Cargo.lock")).context("copy Cargo.lock")?;
+    let committed = fuzz.join("corpus").join(target);
+    let found = fuzz.join("target/corpus").join(target);
+    for directory in [&committed, &found] {
+        let shown = directory.display();
+        fs::create_dir_all(directory).with_context(|| format!("make {shown}"))?;
+    }
+    if !minimise {
+        step(&format!("fuzz {target} for {seconds} s"), || {
+            let time = format!("-max_total_time={seconds}");
+            let mut fuzzing = cargo_fuzz(root, target, &[&found, &committed]);
+            execute(fuzzing.args(LIMITS).args([&time, "-print_final_stats=1"]))
+        })?;
+        println!("no finding; what was interesting is in {}", found.display());
+        return Ok(());
+    }
+    let kept = fuzz.join("target/kept");
+    let _absent = fs::remove_dir_all(&kept);
+    fs::create_dir_all(&kept).context("make a directory")?;
+    step(&format!("minimise the corpus of {target}"), || {
+        let mut merging = cargo_fuzz(root, target, &[&kept, &committed, &found]);
+        execute(merging.args(["-merge=1", SMALL]))
+    })?;
+    fs::remove_dir_all(&committed).context("remove the old corpus")?;
+    fs::rename(&kept, &committed).context("put the new corpus into its place")
+}
+
+/// What a newcomer may lack.
+fn check(fuzz: &Path, target: &str) -> Result<()> {
+    let entrances = fuzz.join("fuzz_targets");
+    if !entrances.join(format!("{target}.rs")).is_file() {
+        let mut names: Vec<String> = fs::read_dir(&entrances)
+            .with_context(|| format!("read {}", entrances.display()))?
+            .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
+            .collect();
+        names.sort();
+        bail!("there is no fuzz target {target:?}; there are {}", names.join(", "));
+    }
+    let mut version = nightly();
+    let version = version.args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    if !version.status().is_ok_and(|status| status.success()) {
+        bail!(
+            "this needs nightly Rust and cargo-fuzz: `rustup toolchain install nightly`, then \
+             `cargo install cargo-fuzz --locked`"
+        );
+    }
+    Ok(())
+}
+
+/// Without a sanitizer: adit has next to no unsafe code, and runs twice as fast without one.
+fn cargo_fuzz(root: &Path, target: &str, corpora: &[&Path]) -> Command {
+    let mut command = nightly();
+    command.current_dir(root).args(["fuzz", "run", "--fuzz-dir", "tests/fuzz", "-s", "none"]);
+    command.arg(target).args(corpora).arg("--");
+    command
+}
+
+/// Cargo of the nightly toolchain, by rustup.
+fn nightly() -> Command {
+    let rustup = env::var_os("CARGO_HOME").map(|home| Path::new(&home).join("bin/rustup"));
+    let rustup = rustup.filter(|path| path.is_file()).unwrap_or_else(|| "rustup".into());
+    let mut command = Command::new(rustup);
+    command.args(["run", "nightly", "cargo"]);
+    // Of the toolchain that runs this task.
+    for variable in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR"] {
+        command.env_remove(variable);
+    }
+    command
+}
