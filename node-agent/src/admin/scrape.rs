@@ -52,11 +52,13 @@ async fn exposition(Injected(state): Injected<Shared>) -> Response {
 }
 
 async fn look(state: &Shared) -> Snapshot {
-    let certificates = state.sources.certificates().into_iter();
+    let certificates = state.sources.certificates();
     Snapshot {
         ready: state.readiness.missing().is_empty(),
         pods: count(state.sources.pods().await.iter().map(|pod| state_label(&pod.state))),
+        certificate_states: count(certificates.iter().map(|view| view.state.clone())),
         certificates: certificates
+            .into_iter()
             .map(|view| (view.identity, view.not_after.map(|time| time.0)))
             .collect(),
         tunnels: count(
@@ -64,6 +66,7 @@ async fn look(state: &Shared) -> Snapshot {
         ),
         records_dropped: state.observer.dropped(),
         followers: state.observer.followers(),
+        events_missed: state.observer.missed(),
         discovery_errors: state.sources.discovery().errors.len(),
     }
 }

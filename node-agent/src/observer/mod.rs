@@ -45,6 +45,7 @@ pub struct Observer {
     ring: Ring,
     followers: broadcast::Sender<Arc<FlowRecord>>,
     dropped: Arc<AtomicU64>,
+    missed: Arc<AtomicU64>,
 }
 
 /// What every record is turned into besides.
@@ -89,6 +90,7 @@ impl Observer {
             ring: Ring::new(recent),
             followers: broadcast::channel(FOLLOWER_BACKLOG).0,
             dropped: Arc::clone(&records.dropped),
+            missed: Arc::default(),
         }
     }
 
@@ -114,6 +116,17 @@ impl Observer {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a follower was too slow for so many events.
+    pub fn note_missed(&self, count: u64) {
+        self.missed.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Events that followers were too slow for, all followers together.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
     }
 
     fn show(&self, record: FlowRecord) -> Arc<FlowRecord> {

@@ -2,6 +2,8 @@
 //! `adit_*`. What flows add is counted as they are recorded; what can be looked at (pods,
 //! certificates, tunnels) comes as a [`Snapshot`] with each scrape.
 
+#[cfg(test)]
+mod documented;
 mod labels;
 mod traffic;
 
@@ -22,6 +24,9 @@ pub use traffic::{FlowMeter, Limits};
 
 /// The media type of what [`Metrics::render`] makes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Identities whose certificates have a series each; a node seldom has more than 250 pods.
+const CERTIFICATES: usize = 1000;
 
 /// The section `metrics` of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -44,6 +49,8 @@ pub struct Snapshot {
     pub ready: bool,
     /// State → pods of this node.
     pub pods: BTreeMap<&'static str, u64>,
+    /// State → certificates.
+    pub certificate_states: BTreeMap<String, u64>,
     /// Identity and the end of its certificate's life, where there is one.
     pub certificates: Vec<(String, Option<SystemTime>)>,
     /// Direction → tunnels open.
@@ -52,6 +59,8 @@ pub struct Snapshot {
     pub records_dropped: u64,
     /// Followers of the flow stream.
     pub followers: usize,
+    /// Events that followers were too slow for.
+    pub events_missed: u64,
     /// Errors that discovery reports now.
     pub discovery_errors: usize,
 }
@@ -70,10 +79,12 @@ pub struct Metrics {
 struct LookedAt {
     ready: Gauge,
     pods: Family<Labels, Gauge>,
+    certificate_states: Family<Labels, Gauge>,
     certificates: Family<Labels, Gauge>,
     tunnels: Family<Labels, Gauge>,
     records_dropped: Counter<u64, AtomicU64>,
     followers: Gauge,
+    events_missed: Counter<u64, AtomicU64>,
     discovery_errors: Gauge,
 }
 
@@ -123,6 +134,11 @@ impl LookedAt {
             self.pods.clone(),
         );
         registry.register(
+            "adit_certificates",
+            "Certificates of this node's identities by state",
+            self.certificate_states.clone(),
+        );
+        registry.register(
             "adit_certificate_expiration_timestamp_seconds",
             "When the certificate of an identity expires, in seconds since 1970; 0 without one",
             self.certificates.clone(),
@@ -143,6 +159,11 @@ impl LookedAt {
             self.followers.clone(),
         );
         registry.register(
+            "adit_flow_events_missed",
+            "Events that followers of the stream of flows were too slow for",
+            self.events_missed.clone(),
+        );
+        registry.register(
             "adit_discovery_errors",
             "Objects that discovery rejects now",
             self.discovery_errors.clone(),
@@ -155,8 +176,15 @@ impl LookedAt {
         for (state, count) in &snapshot.pods {
             set(&self.pods, &vec![("state", (*state).to_owned())], signed(*count));
         }
+        self.certificate_states.clear();
+        for (state, count) in &snapshot.certificate_states {
+            set(&self.certificate_states, &vec![("state", state.clone())], signed(*count));
+        }
         self.certificates.clear();
-        for (identity, not_after) in &snapshot.certificates {
+        // Those that expire first, and before them those that are missing.
+        let mut certificates: Vec<_> = snapshot.certificates.iter().collect();
+        certificates.sort_by_key(|(identity, not_after)| (*not_after, identity));
+        for (identity, not_after) in certificates.into_iter().take(CERTIFICATES) {
             let expires = not_after.map_or(0, unix_seconds);
             set(&self.certificates, &vec![("identity", identity.clone())], expires);
         }
@@ -166,6 +194,7 @@ impl LookedAt {
             set(&self.tunnels, &labels, signed(*count));
         }
         self.records_dropped.inner().store(snapshot.records_dropped, Ordering::Relaxed);
+        self.events_missed.inner().store(snapshot.events_missed, Ordering::Relaxed);
         self.followers.set(signed(snapshot.followers.try_into().unwrap_or(u64::MAX)));
         self.discovery_errors.set(signed(snapshot.discovery_errors.try_into().unwrap_or(u64::MAX)));
     }
@@ -202,10 +231,12 @@ mod tests {
         let now = Snapshot {
             ready: true,
             pods: [("enrolled", 3)].into(),
+            certificate_states: [("valid".to_owned(), 1)].into(),
             certificates: vec![("spiffe://c/ns/a/sa/b".to_owned(), Some(started))],
             tunnels: [("inbound", 1)].into(),
             records_dropped: 5,
             followers: 6,
+            events_missed: 8,
             discovery_errors: 7,
         };
         let second = metrics.render(&now).unwrap();
@@ -217,6 +248,8 @@ mod tests {
             "adit_tunnels_open{direction=\"inbound\"} 1\n",
             "adit_flow_records_dropped_total 5\n",
             "adit_flow_followers 6\n",
+            "adit_flow_events_missed_total 8\n",
+            "adit_certificates{state=\"valid\"} 1\n",
             "adit_discovery_errors 7\n",
             "adit_start_time_seconds 1700000000\n",
             "# EOF\n",
@@ -225,5 +258,24 @@ mod tests {
             assert!(second.contains(line), "{line} is missing in\n{second}");
         }
         assert!(!second.contains("failed"), "{second}");
+    }
+
+    #[test]
+    fn of_too_many_certificates_those_that_expire_first_have_a_series() {
+        let (metrics, _meter) = Metrics::new("Kubernetes", UNIX_EPOCH, Limits::default());
+        let expires = |n| UNIX_EPOCH + Duration::from_secs(n);
+        let mut certificates: Vec<_> = (1..=2000)
+            .rev()
+            .map(|n| (format!("spiffe://c/ns/a/sa/{n}"), Some(expires(n))))
+            .collect();
+        certificates.push(("spiffe://c/ns/a/sa/none".to_owned(), None));
+
+        let text = metrics.render(&Snapshot { certificates, ..Snapshot::default() }).unwrap();
+
+        let name = "adit_certificate_expiration_timestamp_seconds{";
+        assert_eq!(text.lines().filter(|line| line.starts_with(name)).count(), CERTIFICATES);
+        for (identity, expected) in [("none", true), ("999", true), ("1000", false)] {
+            assert_eq!(text.contains(&format!("/sa/{identity}\"}}")), expected, "{identity}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! closes. How many series there can be is bounded: see [`Limits`].
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,11 @@ struct Families {
     received: Family<TrafficLabels, Counter>,
     ended: Family<EndLabels, Counter>,
     open: Family<OpenLabels, Gauge>,
+    label_sets: Gauge,
+    overflow: Family<OverflowLabels, Counter>,
 }
+
+type OverflowLabels = [(&'static str, &'static str); 1];
 
 type EndLabels = [(&'static str, &'static str); 4];
 
@@ -117,12 +122,17 @@ impl FlowMeter {
     }
 
     fn opened(&mut self, flow: &FlowRecord, now: Instant) {
-        if self.open.len() < self.limits.open_flows && !self.open.contains_key(&flow.id) {
+        if self.open.contains_key(&flow.id) {
+            return;
+        }
+        if self.open.len() < self.limits.open_flows {
             let labels = self.count_opened(flow, now);
             let kind =
                 [("direction", flow.direction.as_label()), ("protocol", flow.protocol.as_label())];
             self.families.open.get_or_create(&kind).inc();
             self.open.insert(flow.id, Open { labels, kind });
+        } else {
+            self.families.overflow("open_flows").inc();
         }
     }
 
@@ -137,6 +147,7 @@ impl FlowMeter {
     fn admit(&mut self, labels: TrafficLabels, flow: &FlowRecord, now: Instant) -> TrafficLabels {
         let room = self.series.len() < self.limits.label_sets;
         if !room && !self.series.contains_key(&labels) {
+            self.families.overflow("label_sets").inc();
             return labels.collapsed();
         }
         let uid = |pod: &Option<Arc<adit_core::workload::Workload>>| {
@@ -148,6 +159,7 @@ impl FlowMeter {
             destination: uid(&flow.destination.workload),
         };
         self.series.insert(labels.clone(), series);
+        self.families.label_sets.set(signed(self.series.len()));
         labels
     }
 
@@ -167,6 +179,7 @@ impl FlowMeter {
             }
             keep
         });
+        families.label_sets.set(signed(series.len()));
         // An end whose record was lost would stay here for ever.
         open.retain(|_, open| {
             let keep = series.contains_key(&open.labels) || open.labels == open.labels.collapsed();
@@ -210,7 +223,25 @@ impl Families {
             "Flows open now; their bytes are counted when they end",
             self.open.clone(),
         );
+        registry.register(
+            "adit_metrics_label_sets",
+            "Label sets of Istio's metrics in use",
+            self.label_sets.clone(),
+        );
+        registry.register(
+            "adit_metrics_overflow",
+            "What found a limit of the metrics reached, by limit",
+            self.overflow.clone(),
+        );
     }
+
+    fn overflow(&self, limit: &'static str) -> impl Deref<Target = Counter> {
+        self.overflow.get_or_create(&[("limit", limit)])
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -297,6 +328,26 @@ mod tests {
             })
             .unwrap();
         assert!(other.ends_with(" 1"), "{other}");
+        assert_has(&text, "adit_metrics_label_sets 1\n");
+        // The opening and the end.
+        assert_has(&text, "adit_metrics_overflow_total{limit=\"label_sets\"} 2\n");
+    }
+
+    #[test]
+    fn an_open_flow_beyond_the_limit_is_told_and_counted_when_it_ends() {
+        let limits = Limits { open_flows: 1, ..Limits::default() };
+        let mut test = Test::new(limits);
+        for id in [1, 2, 2] {
+            test.meter.count(&samples::open(id), test.start);
+        }
+        let text = test.text();
+        assert_has(&text, "adit_flows_open{direction=\"outbound\",protocol=\"hbone\"} 1\n");
+        assert_has(&text, "adit_metrics_overflow_total{limit=\"open_flows\"} 2\n");
+        for id in [1, 2] {
+            test.meter.count(&samples::finished(id), test.start);
+        }
+        let text = test.text();
+        assert_has(&text, &format!("istio_tcp_connections_opened_total{OUTBOUND} 2\n"));
     }
 
     #[test]
