@@ -15,6 +15,7 @@ fn main() -> ExitCode {
             let settings = Settings { pins: options.pins, ..Settings::default() };
             Ok(probe::probe(&settings).into_iter().map(finding).collect())
         },
+        is_root: adit::sys::process::is_root,
         cleanup: |options| {
             let settings = Settings { pins: options.pins, ..Settings::default() };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

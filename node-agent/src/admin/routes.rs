@@ -73,6 +73,7 @@ async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {
             dropped: state.observer.dropped(),
             kept: number(state.observer.recent().len()),
             followers: number(state.observer.followers()),
+            missed: state.observer.missed(),
         },
         datapath: state.sources.datapath(),
     };
@@ -173,7 +174,7 @@ async fn flows(Injected(state): Injected<Shared>, parameters: Parameters) -> Res
         let views: Vec<FlowView> = list.iter().map(|flow| FlowView::from(&**flow)).collect();
         return Json(views).into_response();
     };
-    let body = follow::body(filter, list, events);
+    let body = follow::body(filter, list, events, state.observer.clone());
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 

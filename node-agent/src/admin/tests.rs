@@ -126,7 +126,7 @@ async fn a_follower_sees_what_was_and_then_what_comes_that_matches() {
     agent.recorder.record(samples::plaintext(9));
     match next(&mut lines).await {
         FollowEvent::Flow(flow) => assert_eq!(flow.id, 9),
-        other @ FollowEvent::Missed(_) => panic!("{other:?}"),
+        other @ (FollowEvent::Missed(_) | FollowEvent::Lost(_)) => panic!("{other:?}"),
     }
 }
 
@@ -148,10 +148,33 @@ async fn a_slow_follower_is_told_how_much_it_missed_and_nobody_waits_for_it() {
         match next(&mut lines).await {
             FollowEvent::Flow(_) => seen += 1,
             FollowEvent::Missed(lost) => missed += lost,
+            FollowEvent::Lost(lost) => panic!("{lost} never reached anybody"),
         }
     }
+    assert_eq!(agent.state.observer.missed(), missed);
     assert!(missed > 0 && seen > 0, "seen {seen}, missed {missed}");
     assert_eq!(seen + missed, count);
+}
+
+#[tokio::test]
+async fn a_follower_is_told_of_records_that_were_lost_before_they_reached_anybody() {
+    let agent = Agent::start().await;
+    agent.fill(3);
+    let mut lines = agent.follow("/v1/flows?follow=true&limit=0").await;
+    assert!(agent.state.observer.dropped() >= 3);
+    agent.settled(1).await;
+    let before = agent.state.observer.dropped();
+    agent.fill(5);
+    let lost = agent.state.observer.dropped() - before;
+    loop {
+        match next(&mut lines).await {
+            FollowEvent::Flow(_) | FollowEvent::Missed(_) => {}
+            FollowEvent::Lost(told) => {
+                assert_eq!(told, lost);
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -366,6 +389,21 @@ impl Agent {
         }
         assert_eq!(self.state.observer.followers(), 1);
         lines
+    }
+
+    /// Returns when somebody follows.
+    pub(crate) async fn followed(&self) {
+        while self.state.observer.followers() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Records faster than anybody can take until so many records are lost.
+    fn fill(&self, count: u64) {
+        let before = self.state.observer.dropped();
+        while self.state.observer.dropped() < before + count {
+            self.recorder.record(samples::finished(7));
+        }
     }
 
     pub(crate) async fn settled(&self, kept: usize) {

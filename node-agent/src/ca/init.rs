@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use adit_core::identity::TrustDomain;
+use serde::Serialize;
 
 use crate::pki;
 
@@ -17,7 +18,8 @@ pub struct InitOptions {
 }
 
 /// A file that was made, and what it is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MadeFile {
     /// Where it is.
     pub path: PathBuf,

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::ca::ServeOptions;
 use crate::ca::init::{self, InitOptions};
-use crate::cli::output::Table;
+use crate::cli::output::{self, Table};
 use crate::cli::{Context, Failed, Local};
 use crate::telemetry::LogSettings;
 
@@ -21,6 +21,9 @@ pub(super) enum CaCommand {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit ca init --dir /etc/adit/ca --trust-domain cluster.local")]
 pub(super) struct InitArgs {
     /// The directory; one that holds a CA already is left as it is
     #[arg(short, long = "dir", value_name = "DIR")]
@@ -31,6 +34,10 @@ pub(super) struct InitArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit ca serve --dir /etc/adit/ca --listen 10.0.0.1:15012 --ip 10.0.0.1 \\
+    --tokens /etc/adit/tokens.yaml --manifests /etc/adit/manifests")]
 pub(super) struct ServeArgs {
     /// The directory that `adit ca init` made
     #[arg(short, long = "dir", value_name = "DIR")]
@@ -86,13 +93,13 @@ pub(super) fn run(
 fn make(context: &mut Context<'_>, args: InitArgs) -> Result<(), Failed> {
     let InitArgs { directory, trust_domain } = args;
     let made = init::run(&InitOptions { directory, trust_domain }).map_err(anyhow::Error::new)?;
-    let mut table = Table::new(&["FILE", "PURPOSE"]);
-    for file in made {
-        table.push(vec![file.path.display().to_string(), file.purpose.to_owned()]);
-    }
-    let rows = table.take_rows();
-    write!(context.out, "{}{rows}", table.header())?;
-    Ok(())
+    output::list(context, "files", &made, |_wide| {
+        let mut table = Table::new(&["FILE", "PURPOSE"]);
+        for file in &made {
+            table.push(vec![file.path.display().to_string(), file.purpose.to_owned()]);
+        }
+        table
+    })
 }
 
 impl ServeArgs {

@@ -9,6 +9,9 @@ use crate::cli::{Context, Failed, Local};
 
 /// The arguments of `adit cleanup`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  adit cleanup                  after the agent was stopped for good")]
 pub struct CleanupOptions {
     /// The agent's directory of pins on bpffs
     #[arg(long, default_value = "/sys/fs/bpf/adit")]

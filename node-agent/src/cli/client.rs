@@ -58,8 +58,18 @@ pub(super) struct Lines {
 }
 
 impl ClientError {
-    pub(super) const fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Connect { .. })
+    /// See the help of `adit`.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 5,
+            Self::Connect { .. } => 3,
+            Self::Answered { status, .. } if *status == StatusCode::FORBIDDEN => 5,
+            Self::Answered { .. }
+            | Self::Timeout
+            | Self::Broken(_)
+            | Self::NotUnderstood(_)
+            | Self::TooLong => 1,
+        }
     }
 
     /// What to do.
@@ -77,7 +87,9 @@ impl ClientError {
             }
             Self::Connect { .. } => "name the agent's socket with --socket or ADIT_SOCKET",
             Self::Timeout => "the agent may be stuck or short of CPU: look at its log",
-            Self::Broken(_) => "the agent may have ended just now: ask again",
+            Self::Broken(_) => {
+                "the agent may have ended just now, or serves 64 clients already: ask again"
+            }
             Self::Answered { error, .. } => return error.help.clone(),
             Self::NotUnderstood(_) | Self::TooLong => {
                 "the agent may be of another version: compare `adit version`"

@@ -10,6 +10,10 @@ use crate::cli::{Context, Exit, Failed, Local};
 
 /// The arguments of `adit doctor`.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  adit doctor                   exits 4 if the agent could not run here
+  adit doctor -o json | jq '.[] | select(.required and (.available | not))'")]
 pub struct DoctorOptions {
     /// A directory on bpffs for the pins of the probes
     #[arg(long, default_value = "/sys/fs/bpf/adit")]

@@ -11,6 +11,10 @@ use crate::cli::output::{Format, whole};
 use crate::cli::{Context, Failed, span};
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit drain                    then the process ends; its pods stay captured
+  adit drain --deadline 5m")]
 pub(super) struct DrainArgs {
     /// How long open flows are given to end
     #[arg(long, default_value = "30s", value_parser = span::parse)]

@@ -15,6 +15,13 @@ use crate::cli::{Context, Failed, span};
 const WIDTHS: [usize; 11] = [12, 8, 30, 34, 16, 9, 7, 7, 7, 8, 8];
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit flows --follow                          what opens and ends from now on
+  adit flows -n shop --protocol plaintext      what is not encrypted, and why
+  adit flows --verdict denied -o wide          who was refused, with identities
+  adit flows --peer shop/cart --port 8080      who talks to one service
+  adit flows -f -o json | jq -c 'select(.missed)'   whether a follower was too slow")]
 pub(super) struct FlowsArgs {
     /// Go on with the flows that open and end from now on
     #[arg(short, long)]
@@ -89,7 +96,7 @@ async fn follow(context: &mut Context<'_>, args: &FlowsArgs) -> Result<(), Faile
     let mut table = Table::new(&headers(wide)).with_widths(&WIDTHS);
     let mut lines = context.client.stream(&args.path()).await?;
     let is_table = wide || context.format == Format::Table;
-    if is_table {
+    if is_table && context.headers {
         context.out.write_all(table.header().as_bytes())?;
         context.out.flush()?;
     }
@@ -104,16 +111,28 @@ async fn follow(context: &mut Context<'_>, args: &FlowsArgs) -> Result<(), Faile
             }
             (Format::Yaml, _) => {
                 context.out.write_all(b"---\n")?;
+                // Read again as YAML's own value: an enum would be printed as a tag.
+                let event: serde_yaml::Value =
+                    serde_json::from_slice(&line).map_err(ClientError::NotUnderstood)?;
                 output::whole(Format::Yaml, context.out, &event)?;
             }
             (Format::Table | Format::Wide, FollowEvent::Flow(flow)) => {
                 table.push(row(flow, wide));
                 context.out.write_all(table.take_rows().as_bytes())?;
             }
-            (Format::Table | Format::Wide, FollowEvent::Missed(count)) => writeln!(
-                context.remarks,
-                "{count} events were missed: what reads this output is too slow"
-            )?,
+            (Format::Table | Format::Wide, FollowEvent::Missed(count)) => {
+                // In its place between the flows, so that whoever reads them later knows.
+                writeln!(
+                    context.out,
+                    "-- {count} events missed: this output is read too slowly --"
+                )?;
+            }
+            (Format::Table | Format::Wide, FollowEvent::Lost(count)) => {
+                writeln!(
+                    context.out,
+                    "-- {count} events lost: the agent could not record them --"
+                )?;
+            }
         }
         context.out.flush()?;
     }

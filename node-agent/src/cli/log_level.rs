@@ -10,6 +10,12 @@ use crate::cli::output::{Format, whole};
 use crate::cli::{Context, Failed};
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit log-level                          what is written now
+  adit log-level debug                    everything but the finest
+  adit log-level info,adit::enrol=debug   one part in detail
+  adit log-level info,access=off          without a line for every flow")]
 pub(super) struct LogLevelArgs {
     /// The new filter: `level` and `target=level`, separated by commas, such as
     /// `info,adit::enrol=debug,access=off`; without it the present one is shown

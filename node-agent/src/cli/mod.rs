@@ -6,6 +6,8 @@ mod certs;
 mod cleanup;
 mod client;
 mod doctor;
+#[cfg(test)]
+mod documented;
 mod drain;
 mod flows;
 #[cfg(test)]
@@ -50,6 +52,8 @@ pub struct Local {
     pub probe: fn(DoctorOptions) -> anyhow::Result<Vec<Finding>>,
     /// `adit cleanup`: says what it removed.
     pub cleanup: fn(CleanupOptions) -> anyhow::Result<Vec<String>>,
+    /// Whether this process may do any of the above but `ca_serve`.
+    pub is_root: fn() -> bool,
 }
 
 const AFTER_HELP: &str = "\
@@ -59,7 +63,10 @@ Exit codes:
   2    the arguments are wrong
   3    no agent could be reached
   4    the agent is not healthy (status), or the node lacks something it needs (doctor)
-  141  what reads the output has gone away";
+  5    the user may not: be root
+  141  what reads the output has gone away
+
+docs/cli.md lists the fields of -o json and -o yaml, which are stable, with their units.";
 
 /// Zero-trust tunnels between the pods of a Kubernetes cluster.
 #[derive(Debug, Parser)]
@@ -79,6 +86,9 @@ struct Global {
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// Leave the header line of tables out
+    #[arg(long, global = true)]
+    no_headers: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,14 +99,26 @@ enum Command {
     #[command(subcommand)]
     Ca(ca::CaCommand),
     /// Show how the agent of this node is, and what to do where it is not well
+    #[command(after_help = "\
+Examples:
+  adit status                          is all well? exits 4 if not
+  adit status -o json | jq .problems   what is wrong, for a program")]
     Status,
     /// Show the pods that the agent knows
     Workloads(workloads::WorkloadsArgs),
     /// Show the services that the agent knows, with their endpoints
     Services(services::ServicesArgs),
     /// Show the certificates of this node's workloads
+    #[command(after_help = "\
+Examples:
+  adit certs
+  adit certs -o wide   with serial numbers and the dates of their lives")]
     Certs,
     /// Show the tunnels that are open
+    #[command(after_help = "\
+Examples:
+  adit tunnels
+  adit tunnels -o wide   with TLS version, cipher and worker")]
     Tunnels,
     /// Show flows: those that live and those that ended last
     Flows(flows::FlowsArgs),
@@ -112,8 +134,8 @@ enum Command {
     Version,
     /// Print the completions of a shell
     Completions(texts::CompletionsArgs),
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or write one for each command
+    Man(texts::ManArgs),
 }
 
 /// How a command ended, other than by an error.
@@ -132,12 +154,15 @@ enum Failed {
     Output(#[from] io::Error),
     #[error(transparent)]
     Local(#[from] anyhow::Error),
+    #[error("adit {0} needs root")]
+    NotRoot(&'static str),
 }
 
 /// What a command works with.
 struct Context<'a> {
     client: Client,
     format: Format,
+    headers: bool,
     now: SystemTime,
     out: &'a mut dyn Write,
     /// For remarks that are no part of the answer.
@@ -174,7 +199,8 @@ fn conclude(ended: Result<Exit, Failed>, remarks: &mut dyn Write) -> u8 {
         return 128 + 13;
     }
     let (code, help) = match &failed {
-        Failed::Agent(error) => (if error.is_unreachable() { 3 } else { 1 }, error.help()),
+        Failed::Agent(error) => (error.exit_code(), error.help()),
+        Failed::NotRoot(_) => (5, Some("try sudo".to_owned())),
         Failed::Output(_) | Failed::Local(_) => (1, None),
     };
     let error = anyhow::Error::from(failed);
@@ -195,17 +221,28 @@ fn execute(
     let mut context = Context {
         client: Client::new(cli.global.socket),
         format: cli.global.output,
+        headers: !cli.global.no_headers,
         now,
         out,
         remarks,
     };
+    let root = |command| if (local.is_root)() { Ok(()) } else { Err(Failed::NotRoot(command)) };
     match cli.command {
-        Command::Run(options) => (local.run)(options)?,
+        Command::Run(options) => {
+            root("run")?;
+            (local.run)(options)?;
+        }
         Command::Ca(command) => ca::run(&mut context, command, local)?,
-        Command::Doctor(options) => return doctor::run(&mut context, options, local),
-        Command::Cleanup(options) => cleanup::run(&mut context, options, local)?,
+        Command::Doctor(options) => {
+            root("doctor")?;
+            return doctor::run(&mut context, options, local);
+        }
+        Command::Cleanup(options) => {
+            root("cleanup")?;
+            cleanup::run(&mut context, options, local)?;
+        }
         Command::Completions(args) => texts::completions(&args, context.out)?,
-        Command::Man => texts::man(context.out)?,
+        Command::Man(args) => texts::man(&args, &mut context)?,
         command @ (Command::Status
         | Command::Workloads(_)
         | Command::Services(_)
@@ -242,7 +279,7 @@ async fn ask(context: &mut Context<'_>, command: Command) -> Result<Exit, Failed
         | Command::Doctor(_)
         | Command::Cleanup(_)
         | Command::Completions(_)
-        | Command::Man => {}
+        | Command::Man(_) => {}
     }
     Ok(Exit::Fine)
 }

@@ -108,7 +108,8 @@ pub(super) fn list<T: Serialize>(
         return Ok(());
     }
     let rows = table.take_rows();
-    write!(context.out, "{}{rows}", table.header())?;
+    let header = if context.headers { table.header() } else { String::new() };
+    write!(context.out, "{header}{rows}")?;
     Ok(())
 }
 

@@ -7,6 +7,10 @@ use crate::cli::output::{self, Table, or_dash};
 use crate::cli::{Context, Failed};
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit services -n shop
+  adit services -o wide         with endpoints")]
 pub(super) struct ServicesArgs {
     /// Only services of this namespace
     #[arg(short, long)]

@@ -41,7 +41,11 @@ pub(super) fn text(status: &StatusView, wide: bool) -> String {
     ];
     if wide {
         lines.push(("Started", node.started.to_string()));
-        lines.push(("Followers", status.records.followers.to_string()));
+        let missed = match status.records.missed {
+            0 => String::new(),
+            missed => format!(", {missed} events missed by slow ones"),
+        };
+        lines.push(("Followers", format!("{}{missed}", status.records.followers)));
     }
     let mut text = String::new();
     for (topic, line) in lines {

@@ -1,7 +1,7 @@
 //! Whole commands: arguments in, text and exit code out, against a real admin socket.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use adit_core::flow::{CloseReason, TlsFailure};
 
@@ -15,17 +15,35 @@ use crate::observer::samples;
 use crate::shutdown::Phase;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_list_prints_as_table_wide_and_json() {
+async fn every_list_prints_in_every_format() {
     let agent = agent_with_flows().await;
     for command in ["workloads", "services", "certs", "tunnels", "flows"] {
-        for format in ["table", "wide", "json"] {
+        for format in FORMATS {
             let ended = adit(&agent.socket, &[command, "-o", format]).await;
             assert_eq!((ended.code, ended.remarks.as_str()), (0, ""), "{command}");
             golden::check(&format!("cli/{command}.{format}"), &ended.out);
         }
     }
-    let yaml = adit(&agent.socket, &["certs", "-o", "yaml"]).await;
-    golden::check("cli/certs.yaml", &yaml.out);
+    let rows = adit(&agent.socket, &["certs", "--no-headers"]).await;
+    assert_eq!(rows.out.lines().count(), 1, "{}", rows.out);
+    assert!(rows.out.starts_with("spiffe://"), "{}", rows.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_list_prints_in_every_format() {
+    let agent = Agent::start().await;
+    for format in FORMATS {
+        for (name, command) in [
+            ("log-level", &["log-level", "warn,access=info"][..]),
+            ("drain", &["drain", "--deadline", "2s"]),
+            ("version", &["version"]),
+        ] {
+            let ended = adit(&agent.socket, &[command, &["-o", format]].concat()).await;
+            assert_eq!((ended.code, ended.remarks.as_str()), (0, ""), "{name}");
+            let text = ended.out.replace(env!("CARGO_PKG_VERSION"), "0.0.0");
+            golden::check(&format!("cli/{name}.{format}"), &text);
+        }
+    }
 }
 
 #[test]
@@ -38,9 +56,11 @@ fn status_prints_as_text_for_people() {
     healthy.problems.clear();
     healthy.readiness.ready = true;
     golden::check("cli/status-healthy.table", &status::text(&healthy, false));
-    let mut json = Vec::new();
-    output::whole(Format::Json, &mut json, &healthy).unwrap();
-    golden::check("cli/status.json", std::str::from_utf8(&json).unwrap());
+    for (name, format) in [("json", Format::Json), ("yaml", Format::Yaml)] {
+        let mut text = Vec::new();
+        output::whole(format, &mut text, &healthy).unwrap();
+        golden::check(&format!("cli/status.{name}"), std::str::from_utf8(&text).unwrap());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,6 +131,63 @@ async fn follow_prints_what_was_and_what_comes_until_the_agent_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_stream_are_documents_of_their_own() {
+    for (format, expected) in
+        [("json", "{\"flow\":{\"id\":50,"), ("yaml", "---\nflow:\n  id: 50\n")]
+    {
+        let agent = Agent::start().await;
+        let output = Output::default();
+        let (socket, out) = (agent.socket.clone(), output.clone());
+        let following = tokio::task::spawn_blocking(move || {
+            let arguments = ["flows", "--follow", "--limit", "0", "-o", format];
+            run_with(&socket, &arguments, &mut out.clone())
+        });
+        agent.followed().await;
+        agent.recorder.record(samples::open(50));
+        output.wait_for("bytesReceived").await;
+        agent.trigger.advance(Phase::Forced);
+        following.await.unwrap();
+        assert!(output.text().starts_with(expected), "{}", output.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_whose_output_stalls_is_told_in_it_what_it_missed() {
+    let agent = Agent::start().await;
+    let output = Stalled::default();
+    let (socket, mut out) = (agent.socket.clone(), output.clone());
+    let following = tokio::task::spawn_blocking(move || {
+        let arguments = ["flows", "--follow", "--limit", "0", "--no-headers"];
+        run_with(&socket, &arguments, &mut out)
+    });
+    agent.followed().await;
+    // More than all buffers on the way hold. That they are all taken shows that nobody waits.
+    let count = 20_000;
+    for id in 1..=count {
+        while agent.recorder.record_or_full(&samples::finished(100 + id)) {
+            tokio::task::yield_now().await;
+        }
+    }
+    agent.settled(4096).await;
+    let stalled = output.text();
+    output.go_on();
+    let (mut rows, mut missed) = (0, 0);
+    while rows + missed < count {
+        tokio::task::yield_now().await;
+        let text = output.text();
+        let lines = text.lines().map(|line| line.strip_prefix("-- "));
+        rows = lines.clone().filter(Option::is_none).count() as u64;
+        let told = lines.flatten().filter_map(|line| line.split_once(" events missed:"));
+        missed = told.map(|(count, _)| count.parse::<u64>().unwrap()).sum();
+    }
+    agent.trigger.advance(Phase::Forced);
+    following.await.unwrap();
+    assert_eq!(stalled, "");
+    assert!(missed > 0 && rows > 0, "{rows} rows, {missed} missed");
+    assert_eq!(rows + missed, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_goes_away_ends_a_command_in_silence() {
     let agent = agent_with_flows().await;
     let socket = agent.socket.clone();
@@ -162,15 +239,39 @@ async fn an_agent_that_cannot_be_reached_exits_3_with_what_to_do() {
 async fn a_user_whom_the_agent_refuses_is_told_why() {
     let agent = Agent::start_for(Arc::new(|_uid| false)).await;
     let ended = adit(&agent.socket, &["flows"]).await;
-    assert_eq!(ended.code, 1);
+    assert_eq!(ended.code, 5);
     assert!(ended.remarks.contains("only root"), "{}", ended.remarks);
     assert!(ended.remarks.contains("help: run"), "{}", ended.remarks);
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_needs_root_says_so_before_it_does_anything() {
+    let nowhere = Path::new("/nonexistent/adit.sock");
+    for command in ["run", "doctor", "cleanup"] {
+        let ended = tokio::task::spawn_blocking(move || {
+            let out = Output::default();
+            let ended = run_as(|| false, nowhere, &[command], &mut out.clone());
+            (ended.code, ended.remarks, out.text())
+        });
+        let expected = format!("error: adit {command} needs root\nhelp: try sudo\n");
+        assert_eq!(ended.await.unwrap(), (5, expected, String::new()));
+    }
+}
+
+#[test]
+fn a_socket_that_the_user_may_not_reach_exits_5() {
+    let source = io::Error::from(io::ErrorKind::PermissionDenied);
+    let error = ClientError::Connect { socket: PathBuf::from("/run/adit/adit.sock"), source };
+    let mut remarks = Vec::new();
+    assert_eq!(conclude(Err(error.into()), &mut remarks), 5);
+    let remarks = String::from_utf8(remarks).unwrap();
+    assert!(remarks.ends_with("help: the socket is for root only: try sudo\n"), "{remarks}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn doctor_fails_only_where_something_required_is_missing() {
     let nowhere = Path::new("/nonexistent/adit.sock");
-    for format in ["table", "json"] {
+    for format in FORMATS {
         let ended = adit(nowhere, &["doctor", "-o", format]).await;
         assert_eq!(ended.code, 4);
         assert!(ended.remarks.contains("it lacks sk_lookup"), "{}", ended.remarks);
@@ -202,6 +303,10 @@ async fn local_commands_get_their_arguments_and_tell_their_errors() {
     let made = adit(nowhere, &init).await;
     let again = adit(nowhere, &init).await;
     std::fs::remove_dir_all(&directory).unwrap();
+    let json = adit(nowhere, &[&init[..], &["-o", "json"]].concat()).await;
+    let text = json.out.replace(directory.to_str().unwrap(), "/ca");
+    golden::check("cli/ca-init.json", &text);
+    std::fs::remove_dir_all(&directory).unwrap();
     assert_eq!((made.code, made.out.lines().count()), (0, 6), "{}", made.out);
     assert_eq!(again.code, 1, "{}", again.out);
     let serve = ["ca", "serve", "-d", "/ca", "--tokens", "/t", "--manifests", "/m"];
@@ -212,12 +317,6 @@ async fn local_commands_get_their_arguments_and_tell_their_errors() {
 #[test]
 fn arguments_are_consistent_and_texts_are_made_from_them() {
     <Cli as clap::CommandFactory>::command().debug_assert();
-    let mut page = Vec::new();
-    texts::man(&mut page).unwrap();
-    let page = String::from_utf8(page).unwrap();
-    for part in ["Exit codes", "no agent could be reached", "cleanup"] {
-        assert!(page.contains(part), "{part}");
-    }
     for shell in ["bash", "zsh", "fish"] {
         let cli = Cli::try_parse_from(["adit", "completions", shell]).unwrap();
         let Command::Completions(args) = cli.command else {
@@ -227,6 +326,8 @@ fn arguments_are_consistent_and_texts_are_made_from_them() {
         texts::completions(&args, &mut script).unwrap();
         assert!(String::from_utf8(script).unwrap().contains("workloads"));
     }
+    let help = Cli::try_parse_from(["adit", "help", "flows"]).unwrap_err();
+    assert_eq!(help.exit_code(), 0);
     for wrong in [
         &["flows", "--verdict", "maybe"][..],
         &["flows", "--port", "99999"],
@@ -237,6 +338,29 @@ fn arguments_are_consistent_and_texts_are_made_from_them() {
         assert_eq!(error.exit_code(), 2, "{wrong:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manual_is_one_page_or_one_for_each_command() {
+    let nowhere = Path::new("/nonexistent/adit.sock");
+    let one = adit(nowhere, &["man"]).await;
+    for part in [".TH adit 8", "Exit codes", "no agent could be reached", "adit\\-flows(8)"] {
+        assert!(one.out.contains(part), "{part} is missing in\n{}", one.out);
+    }
+    let directory = std::env::temp_dir().join(format!("adit-cli-man-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let written = adit(nowhere, &["man", directory.to_str().unwrap()]).await;
+    let page = |name| std::fs::read_to_string(directory.join(name)).unwrap();
+    let (flows, serve) = (page("adit-flows.8"), page("adit-ca-serve.8"));
+    let count = std::fs::read_dir(&directory).unwrap().count();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(written.out.lines().count(), count);
+    assert!(flows.contains("plaintext") && flows.contains("Examples"), "{flows}");
+    assert!(serve.contains("tokens"), "{serve}");
+    let nowhere_to_write = adit(nowhere, &["man", directory.to_str().unwrap()]).await;
+    assert_eq!(nowhere_to_write.code, 1, "{}", nowhere_to_write.out);
+}
+
+const FORMATS: [&str; 4] = ["table", "wide", "json", "yaml"];
 
 struct Ended {
     code: u8,
@@ -259,6 +383,10 @@ async fn adit(socket: &Path, arguments: &[&str]) -> Ended {
 }
 
 fn run_with(socket: &Path, arguments: &[&str], out: &mut dyn Write) -> Ended {
+    run_as(|| true, socket, arguments, out)
+}
+
+fn run_as(is_root: fn() -> bool, socket: &Path, arguments: &[&str], out: &mut dyn Write) -> Ended {
     let socket = socket.to_str().unwrap();
     let whole = [&["adit", "--socket", socket], arguments].concat();
     let cli = Cli::try_parse_from(whole).unwrap();
@@ -266,6 +394,7 @@ fn run_with(socket: &Path, arguments: &[&str], out: &mut dyn Write) -> Ended {
         run: |options| anyhow::bail!("run {}: no", options.config.display()),
         ca_serve: |options| anyhow::bail!("serve {}", options.service.listen),
         probe: |options| Ok(findings(options.pins == Path::new("/fine"))),
+        is_root,
         cleanup: |options| Ok(vec![options.pins.display().to_string()]),
     };
     let now = samples::noon() + std::time::Duration::from_secs(303);
@@ -351,7 +480,7 @@ fn sample_status() -> StatusView {
             services: 1,
             errors: vec!["pods.yaml, document 2: spec.nodeName: missing".to_owned()],
         },
-        records: RecordsView { dropped: 0, kept: 4096, followers: 1 },
+        records: RecordsView { dropped: 0, kept: 4096, followers: 1, missed: 17 },
         datapath: vec![
             Fact { name: "layout version".to_owned(), value: "1".to_owned() },
             Fact { name: "pins".to_owned(), value: "/sys/fs/bpf/adit".to_owned() },
@@ -379,6 +508,36 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Standard output that nobody reads for a while.
+#[derive(Clone, Default)]
+struct Stalled {
+    inner: Output,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Stalled {
+    fn text(&self) -> String {
+        self.inner.text()
+    }
+
+    fn go_on(&self) {
+        *self.gate.0.lock().unwrap() = true;
+        self.gate.1.notify_all();
+    }
+}
+
+impl Write for Stalled {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (open, moved) = &*self.gate;
+        drop(moved.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+        self.inner.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

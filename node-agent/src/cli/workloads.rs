@@ -9,6 +9,10 @@ use crate::cli::output::{self, Table, or_dash};
 use crate::cli::{Context, Failed, span};
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit workloads --local        the pods of this node, and how far their enrolment is
+  adit workloads -n shop -o wide")]
 pub(super) struct WorkloadsArgs {
     /// Only pods of this namespace
     #[arg(short, long)]

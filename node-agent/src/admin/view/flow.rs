@@ -124,6 +124,8 @@ pub enum FollowEvent {
     Flow(Box<FlowView>),
     /// The follower was too slow and lost so many events.
     Missed(u64),
+    /// So many events never reached anybody: the workers were faster than the agent could record.
+    Lost(u64),
 }
 
 impl FlowState {

@@ -100,6 +100,9 @@ pub struct RecordsView {
     pub kept: u64,
     /// Clients that follow the stream of flows.
     pub followers: u64,
+    /// Events that some follower was too slow for, since the start.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// A name and a value.
