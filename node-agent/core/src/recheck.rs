@@ -12,7 +12,7 @@ pub fn recheck(
     changes: Option<&Changes>,
     flow: &FlowContext,
 ) -> Option<CloseReason> {
-    if changes.is_some_and(|changes| !changes.workloads.contains(&flow.destination.uid)) {
+    if changes.is_some_and(|changes| !changes.touch(&flow.destination.uid)) {
         return None;
     }
     match policy::decide(world, flow) {

@@ -1,6 +1,24 @@
 //! Whether a flow may reach its destination. Asked by the destination's agent, for every protocol.
 //!
-//! The policy objects come later; what already holds is what no policy can allow.
+//! Policies are Istio's: [`spec`] is what a manifest says, [`object`](PeerAuthentication) the valid
+//! value of it, [`PolicySet`] all of them.
+
+mod invalid;
+mod matcher;
+mod object;
+mod rule;
+mod select;
+mod set;
+pub mod spec;
+
+pub use invalid::{Gap, GapReason, Invalid, Why};
+pub use matcher::{IpBlock, Match, ServiceAccount, TextMatch};
+pub use object::{
+    Action, AuthorizationPolicy, Condition, Effect, MAX_RULES, Mode, Operation, PeerAuthentication,
+    PolicyId, PolicyKind, Rule, Selector, Source,
+};
+pub(crate) use set::Touched;
+pub use set::{PolicySet, ROOT_NAMESPACES, Reach};
 
 use std::net::SocketAddr;
 

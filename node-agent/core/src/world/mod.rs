@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicySet, Touched};
 use crate::workload::{
     Endpoint, Namespace, NodeName, ObjectName, Phase, PodUid, Service, Workload,
 };
 
-/// The snapshot. Cloning it costs six reference counts.
+/// The snapshot. Cloning it costs eight reference counts.
 #[derive(Debug, Clone, Default)]
 pub struct World {
     namespaces: Arc<BTreeMap<Arc<str>, Arc<Namespace>>>,
@@ -22,6 +23,7 @@ pub struct World {
     /// Who claims an address, in the order in which the claims were learned.
     by_address: Arc<HashMap<IpAddr, Vec<Arc<Workload>>>>,
     by_vip: Arc<HashMap<IpAddr, Arc<Service>>>,
+    policies: PolicySet,
 }
 
 /// One change to the world, from a discovery source.
@@ -41,6 +43,12 @@ pub enum Delta {
     ServiceGone(ObjectName),
     /// The endpoints of a service, all of them.
     Endpoints(ObjectName, Vec<Endpoint>),
+    /// A PeerAuthentication is new or changed.
+    PeerAuthentication(PeerAuthentication),
+    /// An AuthorizationPolicy is new or changed.
+    AuthorizationPolicy(AuthorizationPolicy),
+    /// A policy is gone.
+    PolicyGone(PolicyId),
 }
 
 /// What an [`World::apply`] touched.
@@ -52,9 +60,29 @@ pub struct Changes {
     pub workloads: BTreeSet<PodUid>,
     /// Services that came, changed or went, or whose endpoints did.
     pub services: BTreeSet<ObjectName>,
+    /// Policies that came, changed or went.
+    pub policies: BTreeSet<Arc<PolicyId>>,
+    /// Pods that one of those policies was for, or is for now. A pod whose own change (a new
+    /// label) puts it under other policies is in `workloads`.
+    pub governed: BTreeSet<PodUid>,
+}
+
+impl Changes {
+    /// Whether a decision on a flow to this pod may come out differently now.
+    #[must_use]
+    pub fn touch(&self, destination: &PodUid) -> bool {
+        self.workloads.contains(destination) || self.governed.contains(destination)
+    }
 }
 
 impl World {
+    /// An empty world in which the policies of these namespaces are for the whole mesh. The default
+    /// world has those of [`ROOT_NAMESPACES`](crate::policy::ROOT_NAMESPACES).
+    #[must_use]
+    pub fn with_root_namespaces(roots: impl IntoIterator<Item = Arc<str>>) -> Self {
+        Self { policies: PolicySet::new(roots), ..Self::default() }
+    }
+
     /// The world after these changes, and what they touched. A delta that changes nothing touches
     /// nothing.
     #[must_use]
@@ -62,6 +90,7 @@ impl World {
         let mut world = self.clone();
         let mut changes = Changes::default();
         let mut vips_changed = false;
+        let mut touched = Touched::default();
         for delta in deltas {
             match delta {
                 Delta::Namespace(namespace) => world.put_namespace(namespace, &mut changes),
@@ -82,16 +111,54 @@ impl World {
                 Delta::Endpoints(name, endpoints) => {
                     world.put_endpoints(name, endpoints, &mut changes);
                 }
+                Delta::PeerAuthentication(policy) => {
+                    let id = Arc::clone(policy.id());
+                    world.change_policy(&id, &mut touched, &mut changes, |policies| {
+                        policies.put_peer(policy)
+                    });
+                }
+                Delta::AuthorizationPolicy(policy) => {
+                    let id = Arc::clone(policy.id());
+                    world.change_policy(&id, &mut touched, &mut changes, |policies| {
+                        policies.put_authorization(policy)
+                    });
+                }
+                Delta::PolicyGone(id) => {
+                    let id = Arc::new(id);
+                    world.change_policy(&id, &mut touched, &mut changes, |policies| {
+                        policies.remove(&id)
+                    });
+                }
             }
         }
-        // Both walk a whole table, so they come once for the batch.
+        // These walk a whole table, so they come once for the batch.
         if vips_changed {
             world.index_vips();
         }
         if !changes.namespaces.is_empty() {
             world.touch_pods_of_changed_namespaces(&mut changes);
         }
+        if !changes.policies.is_empty() {
+            let governed = world.workloads.values().filter(|pod| touched.covers(pod));
+            changes.governed.extend(governed.map(|pod| pod.uid.clone()));
+        }
         (world, changes)
+    }
+
+    fn change_policy(
+        &mut self,
+        id: &Arc<PolicyId>,
+        touched: &mut Touched,
+        changes: &mut Changes,
+        change: impl FnOnce(&mut PolicySet) -> bool,
+    ) {
+        let before = self.policies.reach(id);
+        if !change(&mut self.policies) {
+            return;
+        }
+        touched.add(before);
+        touched.add(self.policies.reach(id));
+        changes.policies.insert(Arc::clone(id));
     }
 
     fn put_namespace(&mut self, namespace: Namespace, changes: &mut Changes) {
@@ -244,6 +311,12 @@ impl World {
     #[must_use]
     pub fn endpoints(&self, service: &ObjectName) -> &[Endpoint] {
         self.endpoints.get(service).map_or(&[], |endpoints| endpoints)
+    }
+
+    /// The policies.
+    #[must_use]
+    pub const fn policies(&self) -> &PolicySet {
+        &self.policies
     }
 
     /// All namespaces, by name.
