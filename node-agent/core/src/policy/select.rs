@@ -11,8 +11,11 @@ use super::object::Selector;
 pub(super) struct Selected<T> {
     all: Vec<T>,
     /// The first label of the selector: its key, its value.
-    by_label: BTreeMap<Arc<str>, HashMap<Arc<str>, Vec<(Selector, T)>>>,
+    by_label: BTreeMap<Arc<str>, ByValue<T>>,
 }
+
+/// Things by the value of their selector's first label.
+type ByValue<T> = HashMap<Arc<str>, Vec<(Selector, T)>>;
 
 impl<T> Selected<T> {
     /// Adds a thing that is for the pods which `selector` names.
