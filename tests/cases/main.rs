@@ -7,6 +7,8 @@ mod certificates;
 #[cfg(test)]
 mod connects;
 #[cfg(test)]
+mod endings;
+#[cfg(test)]
 mod enrolment;
 #[cfg(test)]
 mod flows;

@@ -18,7 +18,7 @@ use crate::process::{Log, Process};
 use crate::requirements::adit_binary;
 use crate::run::Run;
 use crate::view::{Certificate, Flow, Tunnel, Workload};
-use crate::wait::{SOON, wait_for};
+use crate::wait::{SOON, wait_for, wait_until};
 
 /// Settings that a test may want otherwise.
 #[derive(Debug, Clone)]
@@ -158,6 +158,23 @@ log: {{ format: text, filter: \"{log}\" }}
         let mut process = self.lock().take().context("the agent does not run")?;
         process.signal(Signal::SIGTERM)?;
         process.wait(limit)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.lock().as_ref().context("the agent does not run")?.signal(signal)
+    }
+
+    /// Waits until it has logged a text since the run began.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn wait_log(&self, text: &str) -> Result<()> {
+        let what = format!("{} to log {text:?}", self.node.name());
+        wait_until(&what, SOON, || self.log.since(0).contains(text))
     }
 
     /// Its node.

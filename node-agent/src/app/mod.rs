@@ -248,13 +248,16 @@ async fn end(running: Running, trigger: &Trigger, mut shutdown: Shutdown) {
     let _draining = readiness.guard("the end of the process");
     let deadline = *ending.deadline.load_full();
     tracing::info!(?deadline, "draining");
-    tokio::select! {
-        cut = workers.drain(deadline) => {
-            tracing::info!(flows_cut = cut, "drained");
-            ending.cut.send_replace(Some(cut));
+    let cut = tokio::select! {
+        cut = workers.drain(deadline) => cut,
+        () = shutdown.reached(Phase::Forced) => {
+            tracing::info!("told to end at once");
+            // Each flow that is cut is told so at both ends, and has its record.
+            workers.drain(Duration::ZERO).await
         }
-        () = shutdown.reached(Phase::Forced) => tracing::info!("told to end at once"),
-    }
+    };
+    tracing::info!(flows_cut = cut, "drained");
+    ending.cut.send_replace(Some(cut));
     if ending.cut.receiver_count() > 0 {
         tokio::time::sleep(LAST_ANSWER).await;
     }

@@ -1,5 +1,7 @@
 //! `adit cleanup`: removes what agents left, when none is to come back.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use adit_shared::names;
@@ -18,16 +20,34 @@ use crate::sys::{bpf, mount};
 /// Names the operation that failed and the kernel's answer; what was done stays done.
 pub async fn cleanup(settings: &Settings) -> Result<Vec<String>, DatapathError> {
     let mut removed = Vec::new();
-    let versions = pins::versions(&settings.pins);
+    let base = match settings.pins.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
+        found => found.map_err(|source| failed(nothing_removed(&settings.pins), source))?,
+    };
+    is_of_pins(&base).map_err(|source| failed(nothing_removed(&base), source))?;
+    let versions = pins::versions(&base);
     for version in versions.map_err(|source| failed("read the directory of pins", source))? {
         remove_version(&version, &mut removed).await?;
     }
-    if settings.pins.exists() {
-        mount::remove_pin_directory(&settings.pins)
-            .map_err(|source| failed(format!("remove {}", settings.pins.display()), source))?;
-        removed.push(format!("{}", settings.pins.display()));
+    match fs::remove_dir(&base) {
+        Ok(()) => removed.push(base.display().to_string()),
+        // A bpffs of the agent's own is mounted there.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+        Err(source) => return Err(failed(format!("remove {}", base.display()), source)),
     }
     Ok(removed)
+}
+
+/// Refuses everything but a directory of adit's pins: what is removed there is not made again.
+fn is_of_pins(base: &Path) -> io::Result<()> {
+    if !mount::is_bpffs(base)? {
+        return Err(io::Error::other("it is on no bpffs, so no agent has pinned anything there"));
+    }
+    pins::check_ours(base)
+}
+
+fn nothing_removed(base: &Path) -> String {
+    format!("clean up {}: nothing was removed", base.display())
 }
 
 async fn remove_version(version: &Path, removed: &mut Vec<String>) -> Result<(), DatapathError> {

@@ -47,6 +47,7 @@ impl Pins {
     /// stay captured, that is, without connections, rather than half adopted or let go in plaintext.
     pub(super) fn prepare(base: &Path) -> Result<Self, DatapathError> {
         mount::make_pin_directory(base)
+            .and_then(|()| check_ours(base))
             .map_err(|source| failed("make the directory of pins", source))?;
         let pins = Self { directory: base.join(format!("v{LAYOUT_VERSION}")) };
         for other in
@@ -105,6 +106,38 @@ impl Pins {
     fn pod(&self, uid: &PodUid, index: u32) -> PathBuf {
         pod_directory(&self.directory, uid, index)
     }
+}
+
+/// Refuses a directory with something in it that adit did not pin: what is there belongs to others,
+/// and the directory is to be adit's to remove.
+pub(super) fn check_ours(base: &Path) -> io::Result<()> {
+    let versions = versions(base)?;
+    for entry in entries(base)? {
+        if !versions.contains(&entry) || !is_layout(&entry)? {
+            let why = format!(
+                "{} is not adit's: the directory of pins must hold nothing else",
+                entry.display()
+            );
+            return Err(io::Error::other(why));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory has the shape of a layout version, of any: pins, and one directory, of pods.
+/// An agent that died while it made one left it empty.
+fn is_layout(version: &Path) -> io::Result<bool> {
+    let (mut empty, mut pods) = (true, false);
+    for entry in entries(version)? {
+        empty = false;
+        let is_directory = fs::symlink_metadata(&entry)?.is_dir();
+        match entry.file_name() {
+            Some(name) if name == PODS => pods = is_directory,
+            _ if is_directory => return Ok(false),
+            _ => {}
+        }
+    }
+    Ok(empty || pods)
 }
 
 /// The directories of all layout versions.

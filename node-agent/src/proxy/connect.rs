@@ -17,6 +17,7 @@ use super::flows::Flow;
 use super::forward::End;
 use super::tcp;
 use crate::datapath::{Dial, EnrolledPod, connect_failure};
+use crate::sys::sockopt;
 use crate::tunnel::{ConnectHead, OpenError, Place, Reader, Writer};
 
 /// The first pause before another attempt at a tunnel; it doubles up to [`LONGEST_PAUSE`].
@@ -117,6 +118,7 @@ pub(super) async fn inward(
 async fn establish(dial: std::io::Result<Dial>, limit: Duration) -> Result<TcpStream, CloseReason> {
     let connect = async {
         let Dial { socket, to } = dial?;
+        sockopt::reset_on_close(&socket)?;
         let tcp = TcpSocket::from_std_stream(socket.into()).connect(to).await?;
         tcp.set_nodelay(true)?;
         Ok(tcp)

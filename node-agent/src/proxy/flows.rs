@@ -9,12 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use adit_core::enrolment;
-use adit_core::flow::{
-    CloseReason, Direction, FlowContext, FlowId, FlowRecord, Party, PlaintextReason, Protocol,
-};
+use adit_core::flow::{CloseReason, Direction, FlowContext, FlowId, FlowRecord, Party, Protocol};
 use adit_core::recheck;
-use adit_core::route::Plan;
+use adit_core::route::{self, Plan};
 use adit_core::workload::PodUid;
 use adit_core::world::{Changes, World};
 use tokio::sync::{Notify, oneshot};
@@ -90,13 +87,12 @@ impl Flows {
         {
             let mut record = flow.live.record.borrow_mut();
             record.tls = arrived.proved.as_ref().map(|(_, tls)| *tls);
-            record.protocol = match (identity, known) {
-                (Some(_), _) => Protocol::Hbone,
-                (None, None) => Protocol::Plaintext(PlaintextReason::UnknownSource),
-                (None, Some(pod)) => Protocol::Plaintext(match enrolment::select(world, pod) {
-                    Ok(()) => PlaintextReason::SourceBypassed,
-                    Err(why) => PlaintextReason::SourceNotEnrolled(why),
-                }),
+            record.protocol = if identity.is_some() {
+                Protocol::Hbone
+            } else {
+                let destination = record.destination.workload.as_deref();
+                let known = known.map(|pod| &**pod);
+                Protocol::Plaintext(route::came_in_plaintext(world, known, destination))
             };
             // The claim is believed as far as discovery bears it out.
             record.service = arrived.claimed_service.clone().filter(|service| {

@@ -11,7 +11,8 @@ use super::tcp;
 use crate::tunnel::{Broken, ReadHalf, WriteHalf};
 
 /// One end of a flow. It is broken off when it is dropped, unless it was seen to finish: whatever
-/// happens in between, the application there must not take what it got for the whole.
+/// happens in between, the application there must not take what it got for the whole. (A socket is
+/// reset also if the process dies: see [`tcp::split`].)
 pub(super) struct End<R, W: WriteHalf> {
     reader: R,
     writer: W,
@@ -40,7 +41,9 @@ impl<R, W: WriteHalf> End<R, W> {
 
 impl<R, W: WriteHalf> Drop for End<R, W> {
     fn drop(&mut self) {
-        if !self.finished {
+        if self.finished {
+            self.writer.close();
+        } else {
             self.writer.reset();
         }
     }

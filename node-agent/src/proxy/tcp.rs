@@ -7,11 +7,11 @@ use std::pin::pin;
 use std::task::{Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::sys::sockopt;
 use crate::tunnel::{Broken, ReadHalf, WriteHalf};
 
 /// What is read in one system call, at most, in bytes.
@@ -31,7 +31,9 @@ pub(crate) struct Reader(OwnedReadHalf);
 /// The sending half; `None` after a reset.
 pub(crate) struct Writer(Option<OwnedWriteHalf>);
 
-/// The halves of a connection.
+/// The halves of a connection that is reset when it is closed ([`sockopt::reset_on_close`], which its
+/// listener had, or itself before it connected), until [`WriteHalf::close`] takes that back: so it is
+/// reset also if the process is killed, and the application cannot take what it got for the whole.
 pub(super) fn split(tcp: TcpStream) -> (Reader, Writer) {
     let (reader, writer) = tcp.into_split();
     (Reader(reader), Writer(Some(writer)))
@@ -81,12 +83,16 @@ impl WriteHalf for Writer {
 
     fn reset(&mut self) {
         let Some(half) = self.0.take() else { return };
-        // With no linger time `close` sends a reset (tcp_disconnect in the kernel). A half that is
-        // dropped instead of forgotten would send a FIN before it.
+        // A half that is dropped instead of forgotten would send a FIN before the reset.
         let tcp: &TcpStream = half.as_ref();
-        let _closed: io::Result<()> =
-            SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+        let _closed: io::Result<()> = sockopt::reset_on_close(tcp);
         half.forget();
+    }
+
+    fn close(&mut self) {
+        let Some(half) = &self.0 else { return };
+        let tcp: &TcpStream = half.as_ref();
+        let _closed: io::Result<()> = sockopt::deliver_on_close(tcp);
     }
 
     async fn broken(&mut self) -> Broken {

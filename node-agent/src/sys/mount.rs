@@ -55,10 +55,9 @@ pub fn mount(kind: &'static str, place: &Path) -> io::Result<()> {
 /// Removes a directory of pins with everything in it; one that is not there is removed already.
 ///
 /// # Errors
-/// The kernel's; or the directory is on no bpffs, or is the place where programs of all kinds are
-/// pinned: then nothing is removed.
+/// The kernel's; or the directory is on no bpffs: then nothing is removed.
 pub fn remove_pin_directory(directory: &Path) -> io::Result<()> {
-    if directory.exists() && (!is_bpffs(directory)? || directory == Path::new(BPFFS)) {
+    if directory.exists() && !is_bpffs(directory)? {
         return Err(io::Error::other("not a directory of pins: nothing was removed"));
     }
     match fs::remove_dir_all(directory) {

@@ -52,10 +52,54 @@ pub fn set_bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes closing a connection reset it: the other end sees an error and no end of data.
+/// Makes closing a connection reset it: the other end sees an error and no end of data. So does the
+/// death of the process (`__tcp_close` in net/ipv4/tcp.c asks for no more than the option). What a
+/// listener accepts inherits it.
 ///
 /// # Errors
 /// The kernel's.
 pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_linger(Some(Duration::ZERO))
+}
+
+/// Takes [`reset_on_close`] back: closing delivers what was sent.
+///
+/// # Errors
+/// The kernel's.
+pub fn deliver_on_close(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket.as_fd()).set_linger(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn what_a_listener_accepts_is_reset_on_close_until_that_is_taken_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        reset_on_close(&listener).unwrap();
+
+        let (mut client, mut server) = connected(&listener);
+        server.write_all(b"half of it").unwrap();
+        drop(server);
+        let mut got = Vec::new();
+        let error = client.read_to_end(&mut got).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+
+        let (mut client, mut server) = connected(&listener);
+        server.write_all(b"all of it").unwrap();
+        deliver_on_close(&server).unwrap();
+        drop(server);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"all of it");
+    }
 }

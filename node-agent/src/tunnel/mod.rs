@@ -95,6 +95,9 @@ pub(crate) trait WriteHalf {
     /// Breaks off, so that the application at that end sees a reset.
     fn reset(&mut self);
 
+    /// Both directions have finished: what is on its way is delivered.
+    fn close(&mut self) {}
+
     /// Completes when the receiver breaks off, also while nothing is written.
     fn broken(&mut self) -> impl Future<Output = Broken>;
 }

@@ -74,6 +74,10 @@ impl Pods {
     /// Accepts for a pod from now on. One that is served already is served by the new listeners.
     pub(super) fn add(&mut self, pod: &Arc<EnrolledPod>, listeners: Listeners) -> io::Result<()> {
         let Listeners { outbound, hbone, plaintext } = listeners;
+        // Inherited by what they accept, at no cost per connection.
+        for of_applications in [&outbound, &plaintext] {
+            sockopt::reset_on_close(of_applications)?;
+        }
         let (outbound, hbone, plaintext) = (
             TcpListener::from_std(outbound)?,
             TcpListener::from_std(hbone)?,

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod capture;
 #[cfg(test)]
+mod cleanup;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod space;

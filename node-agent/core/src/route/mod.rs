@@ -104,6 +104,24 @@ pub fn plan(world: &World, query: &Query) -> Plan {
     }
 }
 
+/// Why a connection to a pod of this node came without a tunnel. The destination is asked first: who
+/// knows that it has left the mesh dials it so.
+#[must_use]
+pub fn came_in_plaintext(
+    world: &World,
+    source: Option<&Workload>,
+    destination: Option<&Workload>,
+) -> PlaintextReason {
+    if let Some(Err(why)) = destination.map(|pod| enrolment::select(world, pod)) {
+        return PlaintextReason::DestinationNotEnrolled(why);
+    }
+    match source.map(|pod| enrolment::select(world, pod)) {
+        None => PlaintextReason::UnknownSource,
+        Some(Err(why)) => PlaintextReason::SourceNotEnrolled(why),
+        Some(Ok(())) => PlaintextReason::SourceBypassed,
+    }
+}
+
 fn to_pod_or_outside(
     world: &World,
     query: &Query,

@@ -47,6 +47,27 @@ fn every_destination_has_one_plan() {
 }
 
 #[test]
+fn a_plaintext_arrival_is_explained_by_its_destination_first() {
+    let world = shop();
+    let pod = |address: &str| world.workload_at(address.parse().unwrap()).map(|pod| &**pod);
+    let (enrolled, other, opted_out) = (pod("10.0.0.1"), pod("fd00::1"), pod("10.0.0.2"));
+    let outside = pod("10.0.9.1");
+    for (source, destination, expected) in [
+        (other, enrolled, "source_bypassed"),
+        (opted_out, enrolled, "source_opted_out"),
+        (outside, enrolled, "source_namespace_not_labelled"),
+        (None, enrolled, "unknown_source"),
+        (enrolled, opted_out, "destination_opted_out"),
+        (enrolled, outside, "destination_namespace_not_labelled"),
+        (opted_out, outside, "destination_namespace_not_labelled"),
+        (None, opted_out, "destination_opted_out"),
+    ] {
+        let reason = came_in_plaintext(&world, source, destination);
+        assert_eq!(reason.as_label(), expected);
+    }
+}
+
+#[test]
 fn a_tunnel_expects_the_identity_of_the_pod_behind_the_endpoint() {
     let Plan::Tunnel(hop) = plan(&shop(), &query("10.96.0.1:80", "10.0.0.9", 0)) else {
         panic!("no tunnel");
