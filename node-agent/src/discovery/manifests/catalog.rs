@@ -5,13 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use adit_core::identity::TrustDomain;
 use adit_core::world::Delta;
 
 use crate::discovery::manifests::document::{Place, Reading};
+use crate::discovery::manifests::watch::{FileId, file_id};
 use crate::discovery::manifests::{document, files};
 use crate::discovery::translate::{Key, Object, Snapshot};
+
+/// How long a directory that was emptied is not believed.
+const EMPTIED: Duration = Duration::from_secs(30);
 
 /// The outcome of one scan.
 #[derive(Debug, Default)]
@@ -24,6 +29,8 @@ pub(super) struct Scan {
     pub(super) objects: usize,
     /// What is wrong.
     pub(super) errors: Vec<String>,
+    /// Why what is in force is not what the directory says.
+    pub(super) stale: Option<String>,
     /// Whether the directory has been listed at least once.
     pub(super) listed: bool,
     /// Whether it should be looked at again soon.
@@ -44,6 +51,9 @@ pub(super) struct Catalog {
     /// Contradictions between objects, from the last time that anything changed.
     conflicts: Vec<String>,
     listed: bool,
+    /// The directory that was listed last, and since when it is suspiciously empty.
+    identity: Option<FileId>,
+    emptied: Option<Instant>,
     /// What was last logged and still holds.
     told: BTreeSet<String>,
 }
@@ -83,24 +93,27 @@ impl Catalog {
             objects: 0,
             conflicts: Vec::new(),
             listed: false,
+            identity: None,
+            emptied: None,
             told: BTreeSet::new(),
         }
     }
 
     /// Reads the directory and says what changed since the last time. While the directory cannot be
-    /// read, everything stays as it is.
-    pub(super) fn scan(&mut self) -> Scan {
+    /// read, everything stays as it is; and while it is empty and was not, as [`Catalog::suspect`]
+    /// says.
+    pub(super) fn scan(&mut self, now: Instant) -> Scan {
+        let identity = file_id(&self.directory);
         let listing = match files::list(&self.directory) {
             Ok(listing) => listing,
             Err(error) => {
-                let error = format!("{}: {error}", self.directory.display());
-                self.tell(&error);
-                let mut scan = self.report();
-                scan.troubled = true;
-                scan.errors.insert(0, error);
-                return scan;
+                return self.keep(format!("{}: {error}", self.directory.display()));
             }
         };
+        if let Some(why) = self.suspect(&listing, identity, now) {
+            return self.keep(why);
+        }
+        self.identity = identity;
         let gone = |name: &OsString| !listing.files.contains_key(name);
         let mut changed = !self.listed || self.files.keys().any(gone);
         let mut before = std::mem::take(&mut self.files);
@@ -138,6 +151,45 @@ impl Catalog {
         self.listed = true;
         let deltas = if changed { self.settle() } else { Vec::new() };
         Scan { deltas, link_targets: listing.link_targets, ..self.report() }
+    }
+
+    /// Why an empty directory is not believed, if it is not: a volume that was unmounted, or a copy
+    /// that failed, would withdraw every pod of the node. One that is another directory than before is
+    /// not believed until there is a file in it; the same one, which lost several files at once, is
+    /// after [`EMPTIED`].
+    fn suspect(
+        &mut self,
+        listing: &files::Listing,
+        identity: Option<FileId>,
+        now: Instant,
+    ) -> Option<String> {
+        if !listing.files.is_empty() || self.files.is_empty() {
+            self.emptied = None;
+            return None;
+        }
+        let since = *self.emptied.get_or_insert(now);
+        let directory = self.directory.display();
+        if identity != self.identity {
+            return Some(format!(
+                "{directory}: replaced by an empty directory: what the former one said stays in force \
+                 until there is a manifest, be it an empty file"
+            ));
+        }
+        let seconds = EMPTIED.as_secs();
+        let sudden = self.files.len() > 1 && now.duration_since(since) < EMPTIED;
+        sudden.then(|| {
+            format!("{directory}: emptied at once: what was there stays in force for {seconds} s")
+        })
+    }
+
+    /// Everything stays as it is.
+    fn keep(&mut self, why: String) -> Scan {
+        self.tell(&why);
+        let mut scan = self.report();
+        scan.troubled = true;
+        scan.errors.insert(0, why.clone());
+        scan.stale = Some(why);
+        scan
     }
 
     fn report(&self) -> Scan {

@@ -7,7 +7,8 @@
 //!
 //! What is wrong is reported and left out, document by document, while the last good version of it
 //! stays in force. That matters for security and not only for comfort: a pod that vanished from the
-//! world for a mistyped line would drop out of the mesh and talk plaintext.
+//! world for a mistyped line would drop out of the mesh and talk plaintext. So it is with the directory
+//! itself: one that vanished, or lost everything at once, is not believed at first.
 
 mod catalog;
 mod document;
@@ -57,6 +58,9 @@ pub struct ManifestStatus {
     pub objects: usize,
     /// What is wrong, in the order of the files.
     pub errors: Vec<String>,
+    /// Why what is in force is not what the directory says: it is missing, cannot be read, or has lost
+    /// everything at once. Also the first of the errors.
+    pub stale: Option<String>,
     /// When the world last changed because of the directory.
     pub last_change: Option<SystemTime>,
 }
@@ -153,6 +157,7 @@ fn publish(scan: Scan, worlds: &Worlds, status: &StatusHandle) {
         files: scan.files,
         objects: scan.objects,
         errors: scan.errors,
+        stale: scan.stale,
         last_change: if changed { Some(SystemTime::now()) } else { status.load().last_change },
     });
     if scan.listed {
@@ -171,12 +176,12 @@ impl Source {
     /// reading led to further places to watch.
     fn scan(&mut self) -> Scan {
         let mut unwatched = self.watch.aim();
-        let mut scan = self.catalog.scan();
+        let mut scan = self.catalog.scan(std::time::Instant::now());
         if self.watch.follow(std::mem::take(&mut scan.link_targets)) {
             let more = self.watch.aim();
             unwatched = unwatched.or(more);
             let earlier = std::mem::take(&mut scan.deltas);
-            scan = self.catalog.scan();
+            scan = self.catalog.scan(std::time::Instant::now());
             scan.deltas.splice(0..0, earlier);
         }
         if let Some(error) = unwatched {

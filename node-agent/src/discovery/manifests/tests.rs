@@ -268,6 +268,50 @@ async fn other_kinds_are_no_errors() {
     assert_eq!((status.objects, status.errors.len()), (0, 0), "{status:?}");
 }
 
+#[test]
+fn a_directory_that_is_emptied_at_once_is_believed_after_a_while() {
+    let directory = TempDir::new();
+    directory.write("a.yaml", &pod("a-1", "10.0.0.1"));
+    directory.write("b.yaml", &pod("b-1", "10.0.0.2"));
+    let mut catalog = Catalog::new(directory.path.clone(), domain());
+    let start = std::time::Instant::now();
+    assert_eq!(catalog.scan(start).deltas.len(), 2);
+    for name in ["a.yaml", "b.yaml"] {
+        fs::remove_file(directory.path.join(name)).unwrap();
+    }
+
+    let scan = catalog.scan(start + Duration::from_secs(1));
+    assert!(scan.deltas.is_empty() && scan.troubled && scan.objects == 2, "{scan:?}");
+    assert!(scan.stale.as_ref().unwrap().contains("emptied at once"), "{scan:?}");
+    assert_eq!(scan.errors, [scan.stale.unwrap()]);
+    let scan = catalog.scan(start + Duration::from_secs(30));
+    assert!(scan.deltas.is_empty() && scan.stale.is_some(), "{scan:?}");
+
+    let scan = catalog.scan(start + Duration::from_secs(31));
+    assert_eq!((scan.deltas.len(), scan.objects, scan.stale), (2, 0, None));
+}
+
+#[test]
+fn an_empty_directory_in_the_place_of_another_one_is_not_believed_until_it_has_a_file() {
+    let directory = TempDir::new();
+    directory.write("a.yaml", &pod("a-1", "10.0.0.1"));
+    let mut catalog = Catalog::new(directory.path.clone(), domain());
+    let start = std::time::Instant::now();
+    assert_eq!(catalog.scan(start).deltas.len(), 1);
+    // As when a volume is unmounted.
+    let aside = TempDir::new();
+    fs::rename(&directory.path, aside.path.join("volume")).unwrap();
+    fs::create_dir(&directory.path).unwrap();
+
+    let scan = catalog.scan(start + Duration::from_secs(3600));
+    assert!(scan.deltas.is_empty() && scan.troubled, "{scan:?}");
+    assert!(scan.stale.unwrap().contains("replaced by an empty directory"));
+
+    directory.write("none.yaml", "");
+    let scan = catalog.scan(start + Duration::from_secs(3601));
+    assert_eq!((scan.deltas.len(), scan.objects, scan.stale), (1, 0, None));
+}
+
 #[tokio::test]
 async fn a_directory_that_is_absent_at_the_start_is_reported_and_found_when_it_comes() {
     let parent = TempDir::new();

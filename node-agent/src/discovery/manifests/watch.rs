@@ -29,7 +29,7 @@ pub(super) struct Watch {
 }
 
 /// Device and inode.
-type FileId = (u64, u64);
+pub(super) type FileId = (u64, u64);
 
 /// No directory's: inode numbers start at 1.
 const RENEW: FileId = (0, 0);
@@ -172,7 +172,7 @@ impl Filter {
 }
 
 /// What a path leads to.
-fn file_id(path: &Path) -> Option<FileId> {
+pub(super) fn file_id(path: &Path) -> Option<FileId> {
     let metadata = fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
