@@ -121,6 +121,16 @@ pub fn sweep_mine() -> Result<Vec<String>> {
     })
 }
 
+/// The runs that were kept, whoever keeps them: their ids, and for how long.
+#[must_use]
+pub fn kept() -> Vec<(String, Duration)> {
+    let kept = names_in(Path::new(DIRECTORY)).into_iter().filter_map(|id| {
+        let mark = fs::metadata(Path::new(DIRECTORY).join(&id).join(KEPT)).ok()?;
+        Some((id, mark.modified().ok()?.elapsed().unwrap_or_default()))
+    });
+    kept.collect()
+}
+
 /// Removes the runs that were kept. Returns their ids.
 ///
 /// # Errors

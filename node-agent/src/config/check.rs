@@ -43,7 +43,10 @@ pub(super) fn check(
     let workers = workers(raw.workers.as_ref(), environment, problems);
     let tunnel = tunnel(&raw.tunnel, problems);
     absolute("admin.socket", &raw.admin.socket, problems);
-    if raw.metrics.address == raw.readiness.address {
+    let address_is_default = |section| raw.unreadable.contains(&section);
+    if raw.metrics.address == raw.readiness.address
+        && !["metrics", "readiness"].into_iter().any(address_is_default)
+    {
         let address = raw.readiness.address;
         let problem = format_args!("{address} is the address of metrics too: give another one");
         problems.add("readiness.address", problem);

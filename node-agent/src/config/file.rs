@@ -84,13 +84,14 @@ pub(super) fn read(text: &str, problems: &mut Problems) -> RawConfig {
     let sections = match serde_yaml::from_str(text) {
         Ok(Value::Mapping(sections)) => sections,
         Ok(Value::Null) => return raw,
+        // What it does not say cannot be told then.
         Ok(_) => {
             problems.add("configuration", "not a mapping of sections");
-            return raw;
+            return RawConfig { unreadable: vec!["identity"], ..raw };
         }
         Err(error) => {
             problems.add("configuration", format_args!("not YAML: {error}"));
-            return raw;
+            return RawConfig { unreadable: vec!["identity"], ..raw };
         }
     };
     let mut reader = Reader { sections, problems, unreadable: Vec::new() };

@@ -114,6 +114,16 @@ fn an_agent_must_be_told_its_ca() {
 }
 
 #[test]
+fn what_cannot_be_read_is_one_error_and_not_also_missing() {
+    for text in ["node: [", "- a list", "identity: 5\n"] {
+        let told = told(text);
+        assert_eq!(told.lines().count(), 1, "{text}: {told}");
+    }
+    let text = format!("{CA}metrics: {{address: here}}\nreadiness: {{address: \"[::]:15020\"}}\n");
+    assert!(told(&text).starts_with("metrics.address: "), "{}", told(&text));
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let text = r#"
 node: Node_A

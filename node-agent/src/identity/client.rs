@@ -24,7 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use tower::Service;
 
-use crate::pki::{Bundle, PkiError, read, request};
+use crate::pki::{Bundle, PkiError, read, read_private, request};
 use crate::proto::istio_ca::IstioCertificateRequest;
 use crate::proto::istio_ca::istio_certificate_service_client::IstioCertificateServiceClient;
 
@@ -88,7 +88,7 @@ impl CaClient {
 
     fn token(&self) -> Result<MetadataValue<Ascii>, PkiError> {
         let path = &self.settings.token;
-        let bytes = read(path)?;
+        let bytes = read_private(path)?;
         let token = bytes.trim_ascii();
         let header = [b"Bearer ", token].concat();
         let value = MetadataValue::try_from(header.as_slice()).ok();

@@ -52,6 +52,9 @@ fn tell(voice: &Voice, keep: bool) -> Result<()> {
 }
 
 fn clean(voice: &Voice) -> Result<()> {
+    for (id, age) in run::kept() {
+        voice.say(&format!("Run {id} was kept {} minutes ago: removing it …", age.as_secs() / 60));
+    }
     let removed = [run::sweep_kept()?, run::sweep_dead()?].concat();
     if removed.is_empty() {
         voice.say("There was nothing to remove.");
