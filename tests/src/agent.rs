@@ -120,6 +120,52 @@ log: {{ format: text, filter: \"{log}\" }}
         self.start_with(&self.text.replace(&usual, &other))
     }
 
+    /// Starts it with another directory of pins.
+    ///
+    /// # Errors
+    /// See [`Agent::start`].
+    pub fn start_with_pins(&self, pins: &Path) -> Result<()> {
+        let usual = format!("pins: {} ", self.pins.display());
+        self.start_with(&self.text.replace(&usual, &format!("pins: {} ", pins.display())))
+    }
+
+    /// Runs a second agent on the node, which is expected to refuse, with other settings than the
+    /// first one's, and returns what it said.
+    ///
+    /// # Errors
+    /// It did not end within seconds, or ended well.
+    pub fn second(&self, settings: &[(&str, String)]) -> Result<String> {
+        let mut text = self.text.clone();
+        for (key, value) in settings {
+            match *key {
+                "socket" => text = text.replace(&self.socket.display().to_string(), value),
+                _ => text.push_str(&format!("{key}: {{ address: {value} }}\n")),
+            }
+        }
+        let config = self.config.with_extension("second.yaml");
+        fs::write(&config, text).context("cannot write the configuration")?;
+        let mut command = self.netns.command(&adit_binary()?.to_string_lossy());
+        command.args(["run", "--config"]).arg(&config);
+        let log = Log::new(config.with_extension("log"));
+        let mark = log.mark();
+        let mut process = Process::start("a second agent", &mut command, log.path())?;
+        let status = process.wait(SOON)?;
+        let said = log.since(mark);
+        if status.success() {
+            bail!("a second agent ended well: {said}");
+        }
+        Ok(said)
+    }
+
+    /// Runs `adit cleanup` on a directory of pins.
+    ///
+    /// # Errors
+    /// What it said if it failed.
+    pub fn cleanup(&self, pins: &Path) -> Result<()> {
+        let pins = pins.to_string_lossy();
+        self.cli_text(&["cleanup", "--pins", &pins]).map(drop)
+    }
+
     fn start_with(&self, text: &str) -> Result<()> {
         fs::write(&self.config, text).context("cannot write the configuration")?;
         let adit = adit_binary()?;
@@ -207,13 +253,21 @@ log: {{ format: text, filter: \"{log}\" }}
         &self.log
     }
 
+    /// Its process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<u32> {
+        let pid = self.lock().as_ref().map(Process::pid);
+        pid.context("the agent does not run")
+    }
+
     /// How many file descriptors it has open.
     ///
     /// # Errors
     /// It does not run.
     pub fn open_files(&self) -> Result<usize> {
-        let pid = self.lock().as_ref().map(Process::pid);
-        let pid = pid.context("the agent does not run")?;
+        let pid = self.pid()?;
         let files = fs::read_dir(format!("/proc/{pid}/fd")).context("its file descriptors")?;
         Ok(files.count())
     }
@@ -245,6 +299,19 @@ log: {{ format: text, filter: \"{log}\" }}
         let text = self.cli_text(&arguments)?;
         serde_json::from_str(&text)
             .with_context(|| format!("`adit {}` printed: {text}", arguments.join(" ")))
+    }
+
+    /// How it is, as JSON; also when it is not healthy.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let mut command = Command::new(adit_binary()?);
+        command.arg("--socket").arg(&self.socket).args(["status", "-o", "json"]);
+        let output = command.output().context("cannot start adit")?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("`adit status`: {}", String::from_utf8_lossy(&output.stderr).trim())
+        })
     }
 
     /// Its live flows and the recent ones.

@@ -103,6 +103,10 @@ pub enum CloseReason {
     Denied(Denied),
     /// The other node's agent answered this status instead of 200.
     Rejected(u16),
+    /// Nothing answered at the destination's tunnel port until the time limit: its node's agent has
+    /// not enrolled it, for want of a certificate perhaps, or does not run. Plaintext instead would be
+    /// what an attacker wants who keeps the port closed.
+    DestinationNotReady,
     /// The connection to the destination, or to its tunnel port, could not be made.
     ConnectFailed(ConnectFailure),
     /// The TLS handshake or the peer's certificate failed.
@@ -130,6 +134,8 @@ pub enum ConnectFailure {
     Unreachable,
     /// This node ran out of file descriptors, ports or memory.
     Resources,
+    /// The programs of another agent on this node captured the agent's own socket.
+    Captured,
     /// Anything else the kernel said.
     Other,
 }
@@ -250,6 +256,7 @@ impl CloseReason {
             Self::Rejected(401) => "denied_by_peer",
             Self::Rejected(503) => "unavailable_at_peer",
             Self::Rejected(_) => "rejected_by_peer",
+            Self::DestinationNotReady => "destination_not_ready",
             Self::ConnectFailed(why) => why.as_label(),
             Self::Tls(why) => why.as_label(),
             Self::TunnelLost => "tunnel_lost",
@@ -276,6 +283,7 @@ impl ConnectFailure {
             Self::TimedOut => "connect_timed_out",
             Self::Unreachable => "connect_unreachable",
             Self::Resources => "connect_no_resources",
+            Self::Captured => "captured_by_another_agent",
             Self::Other => "connect_failed",
         }
     }

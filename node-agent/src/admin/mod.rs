@@ -35,7 +35,7 @@ use adit_core::workload::NodeName;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
-use crate::admin::view::{CertificateView, Fact};
+use crate::admin::view::{CertificateView, Fact, Problem};
 use crate::discovery::Worlds;
 use crate::enrol::PodStatus;
 use crate::observer::Observer;
@@ -99,6 +99,8 @@ pub struct DiscoveryFacts {
     pub updated: Option<SystemTime>,
     /// What is rejected now, one by one.
     pub errors: Vec<String>,
+    /// Which of them says that what is in force is not what the source says now.
+    pub stale: Option<String>,
 }
 
 /// The parts of the agent that are looked at. Composed by `app`.
@@ -115,6 +117,10 @@ pub trait Sources: Send + Sync + 'static {
     fn discovery(&self) -> DiscoveryFacts;
     /// What the kernel's side found and did.
     fn datapath(&self) -> Vec<Fact>;
+    /// What is wrong that the other answers do not show.
+    fn problems(&self) -> BoxFuture<'_, Vec<Problem>>;
+    /// When the flows that are left are cut, while the agent drains.
+    fn draining_until(&self) -> Option<SystemTime>;
     /// Takes no new flow, lets the open ones end until the deadline has passed, ends the rest, and
     /// says how many those were. The process may end afterwards.
     fn drain(&self, deadline: Duration) -> BoxFuture<'_, usize>;

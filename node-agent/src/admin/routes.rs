@@ -16,8 +16,9 @@ use axum::{Router, body::Bytes};
 use crate::admin::filter::FlowFilter;
 use crate::admin::http::refuse;
 use crate::admin::view::{
-    DiscoveryView, DrainView, FlowView, LogLevelView, NodeView, ReadinessView, RecordsView,
-    ServiceView, StatusView, Timestamp, TunnelView, WorkloadView, state_label,
+    CertificateView, DiscoveryView, DrainView, DrainingView, FlowView, LogLevelView, NodeView,
+    Problem, ReadinessView, RecordsView, ServiceView, StatusView, Timestamp, TunnelView,
+    WorkloadView, state_label,
 };
 use crate::admin::{Shared, State, follow};
 use crate::enrol::{PodState, PodStatus};
@@ -26,6 +27,8 @@ use crate::enrol::{PodState, PodStatus};
 const MAX_BODY: usize = 4096;
 /// How long flows are given to end unless the request says.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a new pod may wait for its certificate before that is a problem.
+const ORDINARY_WAIT: Duration = Duration::from_secs(5);
 /// The longest that makes sense; Kubernetes kills the pod long before.
 const MAX_DRAIN_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -76,8 +79,15 @@ async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {
             missed: state.observer.missed(),
         },
         datapath: state.sources.datapath(),
+        draining: state
+            .sources
+            .draining_until()
+            .map(|until| DrainingView { until: Timestamp(until), flows_left: number(flows_open) }),
     };
-    Json(view.judged(&failed(&pods), &certificates))
+    let mut found = failed(&pods);
+    found.extend(waiting(&pods, &certificates));
+    found.extend(state.sources.problems().await);
+    Json(view.judged(found, &certificates))
 }
 
 fn node(state: &State) -> NodeView {
@@ -103,14 +113,18 @@ fn discovery(state: &State) -> DiscoveryView {
         workloads: number(world.workloads().count()),
         services: number(world.services().count()),
         errors: facts.errors,
+        stale: facts.stale,
     }
 }
 
-fn failed(pods: &[PodStatus]) -> Vec<(String, String)> {
+fn failed(pods: &[PodStatus]) -> Vec<Problem> {
     let failed = pods.iter().filter_map(|pod| match &pod.state {
         PodState::Failed { step, error } => {
             let step = step.map_or("namespace", |step| step.as_label());
-            Some((pod.name.to_string(), format!("step {step}: {error}")))
+            Some(Problem::error(
+                format!("pod {} could not be enrolled: step {step}: {error}", pod.name),
+                "it is tried again by itself; `adit doctor` shows what the kernel lacks",
+            ))
         }
         PodState::NotEnrolled(_)
         | PodState::AwaitingNamespace
@@ -120,6 +134,32 @@ fn failed(pods: &[PodStatus]) -> Vec<(String, String)> {
         | PodState::Withdrawing(_) => None,
     });
     failed.collect()
+}
+
+/// Pods that could not be enrolled yet for want of a certificate. Right after the pod came that is
+/// ordinary.
+fn waiting(pods: &[PodStatus], certificates: &[CertificateView]) -> Vec<Problem> {
+    let waiting = pods.iter().filter(|pod| pod.state == PodState::AwaitingCertificate);
+    let problem = |pod: &PodStatus| {
+        let identity = pod.identity.to_string();
+        let certificate = certificates.iter().find(|one| one.identity == identity);
+        let error = certificate.and_then(|one| one.last_error.as_deref());
+        if error.is_none() && seconds_since(pod.since) < ORDINARY_WAIT.as_secs() {
+            return None;
+        }
+        Some(Problem::error(
+            format!(
+                "pod {} waits for its first certificate since {}: until then its \
+                 connections go in plaintext, or wait if an earlier agent captured it, and tunnels to \
+                 it fail with destination_not_ready: {}",
+                pod.name,
+                Timestamp(pod.since),
+                error.unwrap_or("the CA has not answered")
+            ),
+            "look at the CA: is it up, and does it know this node and its pods?",
+        ))
+    };
+    waiting.filter_map(problem).collect()
 }
 
 async fn workloads(Injected(state): Injected<Shared>) -> Json<Vec<WorkloadView>> {

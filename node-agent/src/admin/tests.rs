@@ -504,7 +504,16 @@ impl Sources for Fixed {
             source: "manifests /etc/adit/manifests".to_owned(),
             updated: Some(samples::noon()),
             errors: vec!["pods.yaml, document 2: spec.nodeName: missing".to_owned()],
+            stale: None,
         }
+    }
+
+    fn problems(&self) -> BoxFuture<'_, Vec<Problem>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn draining_until(&self) -> Option<SystemTime> {
+        None
     }
 
     fn datapath(&self) -> Vec<Fact> {

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use adit_core::flow::FlowRecord;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::admin::view::{CertificateView, Fact, Timestamp};
+use crate::admin::view::{CertificateView, Fact, Problem, Severity, Timestamp};
 use crate::admin::{DiscoveryFacts, Sources};
 use crate::datapath::kernel::KernelDatapath;
 use crate::discovery::manifests;
@@ -35,6 +35,8 @@ pub(super) struct Parts {
 pub(super) struct Ending {
     /// How long open flows may go on.
     pub(super) deadline: ArcSwap<Duration>,
+    /// When they are cut, once the end has begun.
+    pub(super) until: ArcSwapOption<SystemTime>,
     /// How many flows were cut, once it is known.
     pub(super) cut: watch::Sender<Option<usize>>,
 }
@@ -67,7 +69,27 @@ impl Sources for Parts {
             source: format!("manifests {}", self.directory.display()),
             updated: status.last_change,
             errors: status.errors.clone(),
+            stale: status.stale.clone(),
         }
+    }
+
+    /// Asks the kernel, so that what another process changed there is seen.
+    fn problems(&self) -> BoxFuture<'_, Vec<Problem>> {
+        let kernel = self.kernel.clone();
+        async move {
+            let missing = match tokio::task::spawn_blocking(move || kernel.missing()).await {
+                Ok(Ok(missing)) => missing,
+                Ok(Err(error)) => vec![format!("the kernel cannot be asked: {error}")],
+                // The runtime ends.
+                Err(_cancelled) => Vec::new(),
+            };
+            missing.into_iter().map(of_the_kernel).collect()
+        }
+        .boxed()
+    }
+
+    fn draining_until(&self) -> Option<SystemTime> {
+        self.ending.until.load_full().map(|until| *until)
     }
 
     fn datapath(&self) -> Vec<Fact> {
@@ -91,6 +113,12 @@ impl Sources for Parts {
         }
         .boxed()
     }
+}
+
+fn of_the_kernel(what: String) -> Problem {
+    let help = "another process changed what this agent attached: end it, then restart the agent, \
+                which attaches everything again";
+    Problem { severity: Severity::Error, what, help: help.to_owned() }
 }
 
 fn certificate(status: &CertificateStatus) -> CertificateView {

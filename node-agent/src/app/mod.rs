@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::config::{Config, Mesh, ProcessEnvironment};
 use crate::datapath::kernel::KernelDatapath;
+use crate::datapath::lock::PinsLock;
 use crate::discovery::Worlds;
 use crate::discovery::manifests;
 use crate::enrol::{Enroller, Enrolments};
@@ -76,6 +78,7 @@ struct Running {
     observing: JoinHandle<()>,
     readiness: Readiness,
     ending: Arc<Ending>,
+    _pins: PinsLock,
 }
 
 async fn agent(config: Config, log: LogControl) -> anyhow::Result<()> {
@@ -98,6 +101,9 @@ async fn start(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Running> {
     let started = SystemTime::now();
+    // What can be refused comes before what touches the kernel: a second agent changes nothing.
+    let doors = Doors::open(&config).await?;
+    let pins = PinsLock::take(&config.datapath)?;
     let readiness = Readiness::new();
     let discovered = readiness.guard("the first list of manifests");
     if let Err(error) = process::raise_open_files() {
@@ -126,7 +132,8 @@ async fn start(
     let enrolments = enroller.enrolments();
     let manifests = manifests::StatusHandle::new();
     let deadline = ArcSwap::from_pointee(config.drain_deadline);
-    let ending = Arc::new(Ending { deadline, cut: watch::Sender::new(None) });
+    let ending =
+        Arc::new(Ending { deadline, until: ArcSwapOption::empty(), cut: watch::Sender::new(None) });
     let parts = Parts {
         workers: workers.clone(),
         enrolments: enrolments.clone(),
@@ -147,7 +154,7 @@ async fn start(
         log,
     });
 
-    let mut tasks = windows(&config, state, &readiness, shutdown).await?;
+    let mut tasks = doors.serve(state, &readiness, shutdown);
     let sinks = Sinks { meter, access_log: AccessLog::new(config.access_log) };
     let known = worlds.clone();
     let alive = move |uid: &_| known.load().workload(uid).is_some();
@@ -167,7 +174,7 @@ async fn start(
     tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds.clone(), enrolments)));
     let enroller = tokio::spawn(enroller.run(first_list(worlds), shutdown.clone()));
     tracing::info!(node = %config.mesh.node, workers = workers.count(), "agent started");
-    Ok(Running { workers, enroller, tasks, observing, readiness, ending })
+    Ok(Running { workers, enroller, tasks, observing, readiness, ending, _pins: pins })
 }
 
 /// The threads that carry traffic, and the kernel's side of it.
@@ -208,22 +215,36 @@ async fn first_list(worlds: Worlds) {
     }
 }
 
-/// Opens the admin socket and the two ports.
-async fn windows(
-    config: &Config,
-    state: admin::Shared,
-    readiness: &Readiness,
-    shutdown: &Shutdown,
-) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let socket = admin::Socket::open(&config.admin.socket)?;
-    let allow = admin::owner_or_root(&socket);
-    let metrics = admin::listen(config.metrics.address, "metrics").await?;
-    let ready = admin::listen(config.readiness.address, "readiness").await?;
-    Ok(vec![
-        tokio::spawn(socket.serve(Arc::clone(&state), allow, shutdown.clone())),
-        tokio::spawn(admin::metrics(metrics, state, shutdown.clone())),
-        tokio::spawn(admin::readiness(ready, readiness.clone(), shutdown.clone())),
-    ])
+/// The admin socket and the two ports. Whoever comes before they are served waits.
+struct Doors {
+    socket: admin::Socket,
+    metrics: TcpListener,
+    readiness: TcpListener,
+}
+
+impl Doors {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            socket: admin::Socket::open(&config.admin.socket)?,
+            metrics: admin::listen(config.metrics.address, "metrics").await?,
+            readiness: admin::listen(config.readiness.address, "readiness").await?,
+        })
+    }
+
+    fn serve(
+        self,
+        state: admin::Shared,
+        readiness: &Readiness,
+        shutdown: &Shutdown,
+    ) -> Vec<JoinHandle<()>> {
+        let allow = admin::owner_or_root(&self.socket);
+        let ready = readiness.clone();
+        vec![
+            tokio::spawn(self.socket.serve(Arc::clone(&state), allow, shutdown.clone())),
+            tokio::spawn(admin::metrics(self.metrics, state, shutdown.clone())),
+            tokio::spawn(admin::readiness(self.readiness, ready, shutdown.clone())),
+        ]
+    }
 }
 
 /// The agent is ready when the world is known and no pod that was found is on its way any more.
@@ -244,9 +265,10 @@ async fn ready_when_enrolled(
 /// Ends everything: no new flow, time for the open ones, then the rest. The pods stay captured, so
 /// that their connections wait for the next agent.
 async fn end(running: Running, trigger: &Trigger, mut shutdown: Shutdown) {
-    let Running { workers, enroller, tasks, observing, readiness, ending } = running;
+    let Running { workers, enroller, tasks, observing, readiness, ending, _pins } = running;
     let _draining = readiness.guard("the end of the process");
     let deadline = *ending.deadline.load_full();
+    ending.until.store(Some(Arc::new(SystemTime::now() + deadline)));
     tracing::info!(?deadline, "draining");
     let cut = tokio::select! {
         cut = workers.drain(deadline) => cut,

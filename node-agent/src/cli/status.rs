@@ -23,6 +23,7 @@ pub(super) fn text(status: &StatusView, wide: bool) -> String {
     let node = &status.node;
     let ready = if status.readiness.ready { "ready" } else { "not ready" };
     let health = match (status.healthy, status.problems.len()) {
+        _ if status.draining.is_some() => "DRAINING".to_owned(),
         (true, 0) => "healthy".to_owned(),
         (true, count) => format!("healthy, {count} to look at"),
         (false, _) => "NOT HEALTHY".to_owned(),

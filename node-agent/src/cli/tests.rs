@@ -479,12 +479,14 @@ fn sample_status() -> StatusView {
             workloads: 5,
             services: 1,
             errors: vec!["pods.yaml, document 2: spec.nodeName: missing".to_owned()],
+            stale: None,
         },
         records: RecordsView { dropped: 0, kept: 4096, followers: 1, missed: 17 },
         datapath: vec![
             Fact { name: "layout version".to_owned(), value: "1".to_owned() },
             Fact { name: "pins".to_owned(), value: "/sys/fs/bpf/adit".to_owned() },
         ],
+        draining: None,
     }
 }
 

@@ -9,22 +9,26 @@ use adit_shared::names;
 use crate::datapath::DatapathError;
 use crate::datapath::Settings;
 use crate::datapath::kernel::clear_netns;
+use crate::datapath::lock::PinsLock;
 use crate::datapath::maps::failed;
 use crate::datapath::pins;
 use crate::sys::{bpf, mount};
 
 /// Removes every pin below the agent's directory, of every layout version, and the rules and routes
-/// in the namespaces that can be reached. Says what it removed, a line each. No agent may run.
+/// in the namespaces that can be reached. Says what it removed, a line each. `force`: even though an
+/// agent runs with them.
 ///
 /// # Errors
-/// Names the operation that failed and the kernel's answer; what was done stays done.
-pub async fn cleanup(settings: &Settings) -> Result<Vec<String>, DatapathError> {
+/// An agent runs; or names the operation that failed and the kernel's answer: what was done stays
+/// done.
+pub async fn cleanup(settings: &Settings, force: bool) -> Result<Vec<String>, DatapathError> {
     let mut removed = Vec::new();
     let base = match settings.pins.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
         found => found.map_err(|source| failed(nothing_removed(&settings.pins), source))?,
     };
     is_of_pins(&base).map_err(|source| failed(nothing_removed(&base), source))?;
+    let _held = if force { None } else { Some(PinsLock::of(&base)?) };
     let versions = pins::versions(&base);
     for version in versions.map_err(|source| failed("read the directory of pins", source))? {
         remove_version(&version, &mut removed).await?;

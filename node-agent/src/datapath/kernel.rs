@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use adit_core::enrolment::Step;
 use adit_core::workload::PodUid;
@@ -14,6 +14,7 @@ use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink};
 use aya::programs::{CgroupSockAddr, Program, ProgramError};
 
+use crate::datapath::attached::{self, Rivals};
 use crate::datapath::maps::{self, Maps, failed};
 use crate::datapath::pins::{PinnedPod, Pins};
 use crate::datapath::pod::{Checked, KernelPod};
@@ -34,6 +35,10 @@ pub(super) struct Node {
     pub(super) maps: Arc<Maps>,
     pub(super) pins: Pins,
     pub(super) workers: usize,
+    /// Where the connect programs are attached.
+    cgroup: File,
+    /// The programs there: name and id.
+    programs: Vec<(&'static str, u32)>,
     pods: Mutex<BTreeMap<PodUid, Place>>,
 }
 
@@ -45,6 +50,8 @@ struct Place {
     open: usize,
     /// The cookie of its namespace, while it is open.
     cookie: Option<u64>,
+    /// The last one that was opened.
+    pod: Weak<KernelPod>,
 }
 
 impl KernelDatapath {
@@ -62,15 +69,40 @@ impl KernelDatapath {
         let pins = Pins::prepare(&settings.pins)?;
         maps::check_pinned(pins.directory())?;
         let mut object = maps::load(Some(pins.directory()), None)?;
-        attach_to_cgroup(&mut object, &cgroup, |link, name| pins.replace(link, name))?;
+        let mut programs = Vec::new();
+        attach_to_cgroup(&mut object, &cgroup, |link, name, id| {
+            programs.push((name, id));
+            pins.replace(link, name)
+        })?;
+        let cgroup = File::open(&cgroup);
+        let cgroup = cgroup.map_err(|source| failed("open the cgroup2 hierarchy", source))?;
         let node = Arc::new(Node {
             maps: Arc::new(Maps::take(&mut object)?),
             pins,
             workers,
+            cgroup,
+            programs,
             pods: Mutex::default(),
         });
         node.adopt()?;
         Ok(Self { node })
+    }
+
+    /// Compares what this agent attached and entered with what is there, and describes what is
+    /// missing: another process may have removed or replaced it.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn missing(&self) -> Result<Vec<String>, DatapathError> {
+        let mut missing = self.node.missing_programs()?;
+        let enrolled = self.node.maps.enrolled()?;
+        let rivals = self.node.rivals()?;
+        let pods: Vec<_> =
+            self.node.pods().values().filter_map(|place| place.pod.upgrade()).collect();
+        for pod in pods {
+            missing.extend(pod.missing(&enrolled, &rivals)?);
+        }
+        Ok(missing)
     }
 
     /// What the programs have counted: a label and a number each.
@@ -168,6 +200,7 @@ impl Node {
         if !target.addresses.iter().any(own) {
             return Err(wrong("it has none of the pod's addresses"));
         }
+        self.refuse_rivals(&netns)?;
         let index = self.take_place(&target.uid, &netns, wrong)?;
         let checked = Checked {
             uid: target.uid.clone(),
@@ -176,7 +209,39 @@ impl Node {
             addresses: target.addresses.clone(),
             interfaces,
         };
-        Ok(Arc::new(KernelPod::new(self, checked)))
+        let pod = Arc::new(KernelPod::new(Arc::clone(&self), checked));
+        if let Some(place) = self.pods().get_mut(&target.uid) {
+            place.pod = Arc::downgrade(&pod);
+        }
+        Ok(pod)
+    }
+
+    /// An error if another agent's programs act on the namespace.
+    pub(super) fn refuse_rivals(&self, netns: &Netns) -> Result<(), DatapathError> {
+        let rival = self.rivals()?.holding(netns, &[])?;
+        rival.map_or(Ok(()), |rival| Err(DatapathError::Rival(rival.describe())))
+    }
+
+    fn rivals(&self) -> Result<Rivals<'_>, DatapathError> {
+        let known: Vec<u32> = self.programs.iter().map(|(_, id)| *id).collect();
+        Rivals::find(self.pins.directory(), &self.cgroup, &known)
+    }
+
+    fn missing_programs(&self) -> Result<Vec<String>, DatapathError> {
+        let mut missing = Vec::new();
+        for (name, id) in &self.programs {
+            let Some(kind) = attached::attach_type(name) else {
+                continue;
+            };
+            let there = attached::is_attached(&self.cgroup, kind, *id);
+            if !there.map_err(|source| failed("ask what is attached to the cgroup", source))? {
+                missing.push(format!("program {name} is not attached to the cgroup root any more"));
+            } else if !self.pins.directory().join(name).exists() {
+                missing
+                    .push(format!("the pin of program {name} is gone: it would go with the agent"));
+            }
+        }
+        Ok(missing)
     }
 
     /// The index of a pod that is being opened: the one it had, or the first that is free.
@@ -274,11 +339,12 @@ pub(super) async fn clear_netns(inode: u32) -> Result<(), DatapathError> {
     routes::restore_sysctls(&netns, Before::default())
 }
 
-/// Loads and attaches the programs at the root of the cgroup2 hierarchy. `keep` takes each link.
+/// Loads and attaches the programs at the root of the cgroup2 hierarchy. `keep` takes each link, with
+/// the program's name and id.
 pub(super) fn attach_to_cgroup(
     object: &mut Ebpf,
     cgroup: &Path,
-    mut keep: impl FnMut(FdLink, &'static str) -> Result<(), DatapathError>,
+    mut keep: impl FnMut(FdLink, &'static str, u32) -> Result<(), DatapathError>,
 ) -> Result<(), DatapathError> {
     let open = || format!("open {}", cgroup.display());
     let directory = File::open(cgroup).map_err(|source| failed(open(), source))?;
@@ -287,7 +353,8 @@ pub(super) fn attach_to_cgroup(
         let program = object.program_mut(name);
         let program = program.ok_or_else(|| failed(what(), maps::missing(name)))?;
         let link = attach_one(program, &directory).map_err(|source| failed(what(), source))?;
-        keep(link, name)?;
+        let id = program.info().map_err(|source| failed(what(), source))?.id();
+        keep(link, name, id)?;
     }
     Ok(())
 }

@@ -167,6 +167,27 @@ impl Maps {
         Ok(())
     }
 
+    /// Whether the first slot of a role holds a listener. The map cannot be read (`sock_map_sys_lookup`
+    /// wants values of eight bytes); so it is filled if it is empty, and refuses if it is not.
+    pub(super) fn is_filled(
+        &self,
+        index: u32,
+        role: Role,
+        listener: &impl AsFd,
+    ) -> Result<bool, DatapathError> {
+        /// linux/bpf.h
+        const BPF_NOEXIST: u64 = 1;
+        match lock(&self.listeners).set(slot(index, role, 0), &listener.as_fd(), BPF_NOEXIST) {
+            Ok(()) => Ok(false),
+            Err(MapError::SyscallError(error))
+                if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                Ok(true)
+            }
+            Err(source) => Err(failed("look into map LISTENERS", source)),
+        }
+    }
+
     /// Empties a pod's slots.
     pub(super) fn empty(&self, index: u32) -> Result<(), DatapathError> {
         let mut map = lock(&self.listeners);

@@ -1,15 +1,18 @@
 //! The door to the kernel: what enrolment needs of it ([`Datapath`]), and what the proxy needs of
 //! an enrolled pod ([`PodSockets`]).
 
+mod attached;
 pub mod cleanup;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod kernel;
+pub mod lock;
 mod maps;
 mod marked;
 mod pins;
 pub mod pod;
 pub mod probe;
+mod rounds;
 mod routes;
 mod sockets;
 
@@ -23,10 +26,11 @@ use adit_core::enrolment::Step;
 use adit_core::flow::ConnectFailure;
 use adit_core::identity::SpiffeId;
 use adit_core::workload::{ObjectName, PodUid};
+use rounds::Rounds;
 use socket2::Socket;
 use tokio::net::TcpStream;
 
-use crate::sys::cgroup;
+use crate::sys::{cgroup, errno};
 
 /// Where the programs are kept and attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +139,30 @@ pub struct Dial {
     pub socket: Socket,
     /// The address to connect to.
     pub to: SocketAddr,
+    /// What must not happen to it.
+    rounds: Option<Arc<Rounds>>,
+}
+
+impl Dial {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The socket's; or that the connection would come back to the agent.
+    pub async fn connect(self) -> io::Result<TcpStream> {
+        match self.socket.connect(&self.to.into()) {
+            Err(error) if error.raw_os_error() != Some(errno::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        if let Some(rounds) = &self.rounds {
+            rounds.refuse_marked(&self.socket)?;
+        }
+        let tcp = TcpStream::from_std(self.socket.into())?;
+        tcp.writable().await?;
+        match tcp.take_error()? {
+            None => Ok(tcp),
+            Some(error) => Err(error),
+        }
+    }
 }
 
 /// What the proxy needs of an enrolled pod.
@@ -145,6 +173,12 @@ pub trait PodSockets: Send + Sync {
     /// # Errors
     /// The socket's.
     fn original_destination(&self, accepted: &TcpStream) -> io::Result<SocketAddr>;
+
+    /// Whether an accepted connection comes from a socket that the agent itself connected for the
+    /// pod, and that another agent's programs led back to it.
+    fn is_own(&self, _source: SocketAddr) -> bool {
+        false
+    }
 
     /// A socket that leaves the pod from its natural address.
     ///
@@ -178,6 +212,9 @@ pub struct EnrolledPod {
 #[must_use]
 pub fn connect_failure(error: &io::Error) -> ConnectFailure {
     use nix::errno::Errno;
+    if error.get_ref().is_some_and(|inner| inner.is::<rounds::Captured>()) {
+        return ConnectFailure::Captured;
+    }
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ECONNREFUSED | Errno::ECONNRESET) => ConnectFailure::Refused,
         Some(Errno::ETIMEDOUT) => ConnectFailure::TimedOut,
@@ -238,6 +275,21 @@ pub enum DatapathError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Another process holds the directory of pins.
+    #[error(
+        "{} is in use by {holder}: an agent runs with these pins; stop it first (a second agent \
+         needs another datapath.pins)",
+        pins.display()
+    )]
+    Locked {
+        /// The directory.
+        pins: PathBuf,
+        /// Who holds it.
+        holder: String,
+    },
+    /// Another agent's programs act on the pod.
+    #[error("{0}")]
+    Rival(String),
     /// A limit of this node's was reached.
     #[error("{0}")]
     Limit(&'static str),

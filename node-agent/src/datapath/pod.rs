@@ -11,11 +11,13 @@ use adit_shared::key::Role;
 use adit_shared::value::PodConfig;
 use aya::programs::links::FdLink;
 
+use crate::datapath::attached::{self, Rivals};
 use crate::datapath::kernel::Node;
 use crate::datapath::maps::{self, failed};
 use crate::datapath::routes::{self, Before, Plan, Routes};
 use crate::datapath::sockets::KernelSockets;
 use crate::datapath::{DatapathError, Listeners, OpenPod, PodSockets, marked};
+use crate::sys::bpf::AttachType;
 use crate::sys::interfaces::Interfaces;
 use crate::sys::netns::Netns;
 
@@ -41,6 +43,10 @@ struct State {
     listeners: Vec<Listeners>,
     /// The same sockets, to fill the slots with.
     slots: Vec<[OwnedFd; 3]>,
+    /// The id of the look-up program, while it is attached.
+    lookup: Option<u32>,
+    /// Whether its connections are captured.
+    captured: bool,
     /// What the sysctls are to be again.
     before: Before,
     /// Counts the times the routes were wanted, so that a removal that waits sees that it is stale.
@@ -128,6 +134,7 @@ impl KernelPod {
     /// Loads and attaches the look-up program. It takes the place of one that an earlier agent left,
     /// with the same index and perhaps another number of workers.
     pub(super) fn attach_lookup(&self) -> Result<(), DatapathError> {
+        self.node.refuse_rivals(&self.netns)?;
         let mut object = maps::load(Some(self.node.pins.directory()), Some(&self.config()))?;
         let program = maps::load_lookup(&mut object)?;
         let what = "attach the socket look-up program to the pod's network namespace";
@@ -135,10 +142,14 @@ impl KernelPod {
             .attach(&*self.netns)
             .and_then(|id| program.take_link(id))
             .map_err(|source| failed(what, source))?;
-        self.node.pins.replace_pods(FdLink::from(link), &self.uid, self.index)
+        let id = program.info().map_err(|source| failed(what, source))?.id();
+        self.node.pins.replace_pods(FdLink::from(link), &self.uid, self.index)?;
+        self.state().lookup = Some(id);
+        Ok(())
     }
 
     pub(super) fn detach_lookup(&self) -> Result<(), DatapathError> {
+        self.state().lookup = None;
         self.node.pins.remove_pods(&self.uid, self.index)
     }
 
@@ -207,11 +218,52 @@ impl KernelPod {
     }
 
     pub(super) fn capture(&self) -> Result<(), DatapathError> {
-        self.node.maps.enrol(self.netns.cookie(), self.index)
+        self.node.refuse_rivals(&self.netns)?;
+        self.node.maps.enrol(self.netns.cookie(), self.index)?;
+        self.state().captured = true;
+        Ok(())
     }
 
     pub(super) fn release(&self) -> Result<(), DatapathError> {
+        self.state().captured = false;
         self.node.maps.withdraw(self.netns.cookie())
+    }
+
+    /// What is missing of the pod in the kernel, given the namespaces that are captured. A slot that
+    /// turns out to be empty is filled by the look at it.
+    pub(super) fn missing(
+        &self,
+        enrolled: &[(u64, u32)],
+        rivals: &Rivals<'_>,
+    ) -> Result<Vec<String>, DatapathError> {
+        let state = self.state();
+        let mut missing = Vec::new();
+        let mut say = |what: &str| missing.push(format!("pod {}: {what}", self.uid));
+        if let Some(id) = state.lookup {
+            let there = attached::is_attached(&*self.netns, AttachType::SkLookup, id);
+            if !there.map_err(|source| failed("ask what is attached to the pod", source))? {
+                say(
+                    "its look-up program is not attached any more: connections to it pass the agent by",
+                );
+            }
+        }
+        if state.captured && !enrolled.contains(&(self.netns.cookie(), self.index)) {
+            say("it is not in map ENROLLED any more: its connections leave in plaintext");
+        }
+        if state.lookup.is_some() {
+            for (place, role) in Role::ALL.into_iter().enumerate() {
+                let first = state.slots.first().and_then(|worker| worker.get(place));
+                if let Some(listener) = first
+                    && !self.node.maps.is_filled(self.index, role, listener)?
+                {
+                    say("a listener was missing from map LISTENERS");
+                }
+            }
+        }
+        if let Some(rival) = rivals.holding(&self.netns, state.lookup.as_slice())? {
+            say(&rival.describe());
+        }
+        Ok(missing)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -144,7 +144,7 @@ fn programs(settings: &Settings) -> Vec<Probe> {
 
 fn attach_each(place: &Path) -> Result<(), DatapathError> {
     let mut object = maps::load(None, None)?;
-    kernel::attach_to_cgroup(&mut object, place, |link, _name| {
+    kernel::attach_to_cgroup(&mut object, place, |link, _name, _id| {
         drop(link); // detaches it
         Ok(())
     })

@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
 
 use crate::datapath::maps::Maps;
+use crate::datapath::rounds::Rounds;
 use crate::datapath::{Dial, Listeners, PodSockets};
 use crate::sys::errno;
 use crate::sys::interfaces::Device;
@@ -24,11 +25,12 @@ const LOOPBACK: &[u8] = b"lo";
 pub(super) struct KernelSockets {
     netns: Arc<Netns>,
     maps: Arc<Maps>,
+    rounds: Arc<Rounds>,
 }
 
 impl KernelSockets {
-    pub(super) const fn new(netns: Arc<Netns>, maps: Arc<Maps>) -> Self {
-        Self { netns, maps }
+    pub(super) fn new(netns: Arc<Netns>, maps: Arc<Maps>) -> Self {
+        Self { netns, maps, rounds: Arc::default() }
     }
 
     /// The listeners of all workers.
@@ -71,10 +73,14 @@ impl PodSockets for KernelSockets {
         accepted.local_addr().map(canonical)
     }
 
+    fn is_own(&self, source: SocketAddr) -> bool {
+        self.rounds.is_from_one(source)
+    }
+
     fn outward(&self, destination: SocketAddr) -> io::Result<Dial> {
         let to = canonical(destination);
         let socket = self.netns.within(|| self.socket(to))??;
-        Ok(Dial { socket, to })
+        Ok(Dial { socket, to, rounds: Some(Arc::clone(&self.rounds)) })
     }
 
     fn inward(&self, source: IpAddr, destination: SocketAddr) -> io::Result<Dial> {
@@ -97,7 +103,8 @@ impl PodSockets for KernelSockets {
             socket.bind(&SocketAddr::new(source, 0).into())?;
             io::Result::Ok(socket)
         })??;
-        Ok(Dial { socket, to })
+        // Marked on purpose.
+        Ok(Dial { socket, to, rounds: None })
     }
 }
 

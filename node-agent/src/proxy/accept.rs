@@ -53,10 +53,11 @@ impl Captured {
     ///
     /// What a pod opens to itself is never steered here: who dials one of the pod's own addresses
     /// found the listener's own port. To carry that on would be to connect to the listener, for ever.
+    /// Nor is what the agent opens for the pod, except by another agent's programs.
     pub(crate) fn new(pod: Arc<EnrolledPod>, tcp: TcpStream) -> io::Result<Self> {
         let dialled = pod.sockets.original_destination(&tcp)?;
         let source = canonical(tcp.peer_addr()?);
-        if is_own(&pod, dialled.ip(), source.ip()) {
+        if is_own(&pod, dialled.ip(), source.ip()) || pod.sockets.is_own(source) {
             return Err(refuse(&tcp));
         }
         tcp.set_nodelay(true)?;

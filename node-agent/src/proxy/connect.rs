@@ -8,7 +8,7 @@ use adit_core::flow::{CloseReason, ConnectFailure};
 use adit_core::hbone;
 use adit_core::policy::Permit;
 use adit_core::route::{self, Direct, Hop, Plan, Query};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Stages;
@@ -53,7 +53,7 @@ pub(super) async fn outward(
         let error = match plan {
             Plan::Tunnel(hop) => match tunnel(stages, flow, pod, &hop).await {
                 Ok(link) => return Ok(link),
-                Err(error) => error,
+                Err(error) => not_ready(error),
             },
             Plan::Plaintext(direct) => return plaintext(stages, pod, &direct).await,
             Plan::Refuse(why) => return Err(CloseReason::Refused(why)),
@@ -64,6 +64,14 @@ pub(super) async fn outward(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// What refuses a tunnel is the pod's own network, where no agent listens.
+fn not_ready(error: OpenError) -> OpenError {
+    if error.reason == CloseReason::ConnectFailed(ConnectFailure::Refused) {
+        return OpenError { reason: CloseReason::DestinationNotReady, ..error };
+    }
+    error
 }
 
 async fn tunnel(
@@ -117,9 +125,9 @@ pub(super) async fn inward(
 
 async fn establish(dial: std::io::Result<Dial>, limit: Duration) -> Result<TcpStream, CloseReason> {
     let connect = async {
-        let Dial { socket, to } = dial?;
-        sockopt::reset_on_close(&socket)?;
-        let tcp = TcpSocket::from_std_stream(socket.into()).connect(to).await?;
+        let dial = dial?;
+        sockopt::reset_on_close(&dial.socket)?;
+        let tcp = dial.connect().await?;
         tcp.set_nodelay(true)?;
         Ok(tcp)
     };

@@ -125,6 +125,7 @@ const fn status(reason: CloseReason) -> StatusCode {
         | CloseReason::ResetByDestination
         | CloseReason::Refused(_)
         | CloseReason::Rejected(_)
+        | CloseReason::DestinationNotReady
         | CloseReason::ConnectFailed(_)
         | CloseReason::Tls(_)
         | CloseReason::TunnelLost

@@ -12,6 +12,7 @@ use nix::libc;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const PROG_QUERY: libc::c_int = 16;
 const LINK_DETACH: libc::c_int = 34;
 const BPF_LINK_TYPE_NETNS: u32 = 5;
 
@@ -125,13 +126,85 @@ pub fn detach_pinned(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Where programs are attached (`enum bpf_attach_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AttachType {
+    /// `BPF_CGROUP_SOCK_OPS`.
+    CgroupSockOps = 3,
+    /// `BPF_CGROUP_INET4_BIND`.
+    CgroupInet4Bind = 8,
+    /// `BPF_CGROUP_INET6_BIND`.
+    CgroupInet6Bind = 9,
+    /// `BPF_CGROUP_INET4_CONNECT`.
+    CgroupInet4Connect = 10,
+    /// `BPF_CGROUP_INET6_CONNECT`.
+    CgroupInet6Connect = 11,
+    /// `BPF_SK_LOOKUP`.
+    SkLookup = 36,
+}
+
+/// The ids of the programs that are attached to a cgroup or a network namespace, links included, but
+/// not those of a cgroup's ancestors.
+///
+/// # Errors
+/// The kernel's.
+pub fn attached_programs(target: &impl AsFd, kind: AttachType) -> io::Result<Vec<u32>> {
+    /// More than the kernel attaches: 64 to a cgroup (`BPF_CGROUP_MAX_PROGS`) and to a network
+    /// namespace (`netns_bpf_max_progs`).
+    const MOST: u32 = 64;
+    /// The whole of `query` in `union bpf_attr`: the kernel writes to the members it knows.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        target: libc::c_int,
+        kind: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        programs: u64,
+        count: u32,
+        padding: u32,
+        program_flags: u64,
+        links: u64,
+        link_flags: u64,
+        revision: u64,
+    }
+    const { assert!(size_of::<Attributes>() == 64) };
+    let mut programs = vec![0_u32; MOST as usize];
+    let mut attributes = Attributes {
+        target: target.as_fd().as_raw_fd(),
+        kind: kind as u32,
+        programs: programs.as_mut_ptr().expose_provenance() as u64,
+        count: MOST,
+        ..Attributes::default()
+    };
+    // SAFETY: the kernel writes at most `count` ids to `programs`, and to `attributes`; both live.
+    unsafe { call_mut(PROG_QUERY, &mut attributes) }?;
+    programs.truncate(attributes.count as usize);
+    Ok(programs)
+}
+
 /// # Safety
 /// `attributes` must be what the command expects, and every pointer in it valid for it.
 unsafe fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
-    let length = size_of::<T>();
-    // SAFETY: the caller answers for the attributes; the kernel reads `length` bytes of them.
-    let answer =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), length) };
+    // SAFETY: the caller answers for the attributes, which the kernel only reads.
+    unsafe { call_raw(command, std::ptr::from_ref(attributes).cast_mut()) }
+}
+
+/// [`call`] for a command with answers in its attributes.
+///
+/// # Safety
+/// As there.
+unsafe fn call_mut<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: the caller answers for the attributes.
+    unsafe { call_raw(command, attributes) }
+}
+
+/// # Safety
+/// As for [`call`]; the kernel writes to the attributes if the command says so.
+unsafe fn call_raw<T>(command: libc::c_int, attributes: *mut T) -> io::Result<libc::c_int> {
+    // SAFETY: the caller answers for the attributes, which are as long as the kernel is told.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
     if answer < 0 {
         return Err(io::Error::last_os_error());
     }

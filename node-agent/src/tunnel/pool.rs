@@ -13,7 +13,6 @@ use adit_core::hbone::TUNNEL_PORT;
 use adit_core::pool::{Closed, Command, Input, Key, Limits, Pool, TunnelId, WaiterId};
 use adit_core::route::Hop;
 use adit_core::workload::PodUid;
-use tokio::net::TcpSocket;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -325,8 +324,7 @@ impl Inner {
             again: true,
         };
         let dial = pod.sockets.outward(to).map_err(failed)?;
-        let tcp = TcpSocket::from_std_stream(dial.socket.into());
-        let tcp = tcp.connect(dial.to).await.map_err(failed)?;
+        let tcp = dial.connect().await.map_err(failed)?;
         tcp.set_nodelay(true).map_err(failed)?;
         let tcp = tcp.into_std().map_err(failed)?;
         // A peer that proved the wrong identity will not prove the right one a moment later.

@@ -31,7 +31,7 @@ impl Drop for Scratch {
 
 async fn refusal(pins: &Path) -> String {
     let settings = Settings { pins: pins.to_owned(), ..Settings::default() };
-    let error = cleanup(&settings).await.unwrap_err();
+    let error = cleanup(&settings, false).await.unwrap_err();
     let text = format!("{error}: {}", error.source().unwrap());
     assert!(text.contains("nothing was removed"), "{text}");
     text
@@ -114,7 +114,7 @@ async fn a_directory_of_adits_is_removed_through_a_symlink_too() {
     symlink(&world.settings.pins, &link).unwrap();
 
     let settings = Settings { pins: link, ..Settings::default() };
-    cleanup(&settings).await.unwrap();
+    cleanup(&settings, false).await.unwrap();
 
     assert!(!world.settings.pins.exists());
 }

@@ -245,14 +245,14 @@ async fn cleanup_leaves_nothing() {
     let server = world.peer.listen_async("[::]:80");
     drop(world.enrolled(1).await);
 
-    let removed = cleanup(&world.settings).await.unwrap();
+    let removed = cleanup(&world.settings, false).await.unwrap();
 
     assert!(removed.iter().any(|line| line.contains(world.target.uid.as_str())), "{removed:?}");
     assert!(!world.settings.pins.exists());
     assert!(!world.pod.shown("rule show").contains("0x111"));
     let mut direct = world.pod.connect(&format!("{PEER4}:80")).await.unwrap();
     ping(&mut direct, &mut accept(&server).await.0).await;
-    assert!(cleanup(&world.settings).await.unwrap().is_empty());
+    assert!(cleanup(&world.settings, false).await.unwrap().is_empty());
 }
 
 #[tokio::test]

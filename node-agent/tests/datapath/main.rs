@@ -8,6 +8,8 @@ mod cleanup;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod rivals;
+#[cfg(test)]
 mod space;
 #[cfg(test)]
 mod upstream;

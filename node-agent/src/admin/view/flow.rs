@@ -164,6 +164,7 @@ impl Verdict {
             CloseReason::Denied(_) | CloseReason::Rejected(401) => Self::Denied,
             CloseReason::Refused(_) => Self::Refused,
             CloseReason::Rejected(_)
+            | CloseReason::DestinationNotReady
             | CloseReason::ConnectFailed(_)
             | CloseReason::Tls(_)
             | CloseReason::NoCertificate

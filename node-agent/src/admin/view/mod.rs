@@ -24,8 +24,8 @@ pub use mesh::{
     WorkloadView,
 };
 pub use status::{
-    CertificateCounts, DiscoveryView, Fact, NodeView, Problem, ReadinessView, RecordsView,
-    Severity, StatusView,
+    CertificateCounts, DiscoveryView, DrainingView, Fact, NodeView, Problem, ReadinessView,
+    RecordsView, Severity, StatusView,
 };
 
 const MILLISECONDS: &[BorrowedFormatItem<'_>] =

@@ -33,6 +33,19 @@ pub struct StatusView {
     /// Facts about the kernel's side.
     #[serde(default)]
     pub datapath: Vec<Fact>,
+    /// How the end comes, once the agent was told to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<DrainingView>,
+}
+
+/// An agent that takes nothing new.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainingView {
+    /// When the flows that are left then are cut.
+    pub until: Timestamp,
+    /// Flows that are still open.
+    pub flows_left: u64,
 }
 
 /// What the agent is.
@@ -88,6 +101,9 @@ pub struct DiscoveryView {
     /// What is rejected now, one by one.
     #[serde(default)]
     pub errors: Vec<String>,
+    /// Which of them says that what is in force is not what the source says now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<String>,
 }
 
 /// Whether what `adit flows` shows is complete.
@@ -153,30 +169,38 @@ impl StatusView {
     #[must_use]
     pub(in crate::admin) fn judged(
         mut self,
-        failed_pods: &[(String, String)],
+        found: Vec<Problem>,
         certificates: &[CertificateView],
     ) -> Self {
         let mut problems = Vec::new();
-        if !self.readiness.ready {
+        if let Some(draining) = &self.draining {
+            problems.push(Problem::error(
+                format!(
+                    "the agent drains: it takes no new connections, {} open flows may go on until {}",
+                    draining.flows_left, draining.until
+                ),
+                "start the next agent; until then connections of this node's pods wait",
+            ));
+        } else if !self.readiness.ready {
             problems.push(Problem::error(
                 format!("not ready: waiting for {}", self.readiness.missing.join(", ")),
                 "right after a start this ends by itself; else look at the agent's log",
             ));
         }
-        for (pod, error) in failed_pods {
-            problems.push(Problem::error(
-                format!("pod {pod} could not be enrolled: {error}"),
-                "it is tried again by itself; `adit doctor` shows what the kernel lacks",
-            ));
-        }
+        problems.extend(found);
         for certificate in certificates {
             problems.extend(Problem::of_certificate(certificate));
         }
         for error in &self.discovery.errors {
-            problems.push(Problem::warning(
-                format!("discovery: {error}"),
-                "correct the object; everything else stays in force",
-            ));
+            let what = format!("discovery: {error}");
+            problems.push(if self.discovery.stale.as_ref() == Some(error) {
+                Problem::error(
+                    what,
+                    "bring the directory back; meanwhile its last state is in force",
+                )
+            } else {
+                Problem::warning(what, "correct the object; everything else stays in force")
+            });
         }
         if self.records.dropped > 0 {
             problems.push(Problem::warning(
@@ -195,7 +219,7 @@ impl StatusView {
 }
 
 impl Problem {
-    fn error(what: String, help: &str) -> Self {
+    pub(in crate::admin) fn error(what: String, help: &str) -> Self {
         Self { severity: Severity::Error, what, help: help.to_owned() }
     }
 
@@ -208,7 +232,8 @@ impl Problem {
         let CertificateView { identity, state, last_error, .. } = certificate;
         let help = "look at the CA: is it up, and does it know this node and its pods?";
         match (state.as_str(), last_error) {
-            ("valid" | "requesting", None) => None,
+            // A first certificate that is awaited shows with the pods that wait for it.
+            ("valid", None) | ("requesting" | "failed", _) => None,
             ("valid", Some(error)) => Some(Self::warning(
                 format!("certificate of {identity} could not be renewed: {error}"),
                 help,

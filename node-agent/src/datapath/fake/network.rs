@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 use super::{FakePod, lock};
 use crate::datapath::Dial;
@@ -109,7 +109,7 @@ impl FakeNetwork {
         if let Some(from) = socket.local_addr()?.as_socket() {
             lock(&self.0.state).originals.insert(from, destination);
         }
-        Ok(Dial { socket, to })
+        Ok(Dial { socket, to, rounds: None })
     }
 
     pub(super) fn original(&self, client: SocketAddr) -> Option<SocketAddr> {
@@ -139,15 +139,5 @@ impl FakeNetwork {
         address
             .and_then(|address| address.as_socket())
             .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))
-    }
-}
-
-impl Dial {
-    /// Connects.
-    ///
-    /// # Errors
-    /// The connection's.
-    pub(super) async fn connect(self) -> io::Result<TcpStream> {
-        TcpSocket::from_std_stream(self.socket.into()).connect(self.to).await
     }
 }

@@ -144,6 +144,7 @@ const fn response_flags(end: CloseReason) -> &'static str {
         CloseReason::Denied(_) | CloseReason::Rejected(401) => "DENY",
         CloseReason::Refused(_)
         | CloseReason::Rejected(_)
+        | CloseReason::DestinationNotReady
         | CloseReason::ConnectFailed(_)
         | CloseReason::Tls(_)
         | CloseReason::NoCertificate
