@@ -103,12 +103,7 @@ async fn a_reset_is_passed_on_while_the_other_application_does_not_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_to_the_agents_own_listener_is_refused_and_goes_round_no_circle() {
     let scene = Scene::new().await;
-    // The reset may come before or after the client knows that it is connected.
-    let connected = scene.client.connect_captured(at(CLIENT, 4000)).await;
-    let seen = match connected {
-        Ok(mut client) => rest(&mut client).await.unwrap_err(),
-        Err(error) => error,
-    };
+    let seen = broken(scene.client.connect_captured(at(CLIENT, 4000)).await).await;
     assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(scene.a.workers.flows().await.len(), 0);
 }
@@ -116,8 +111,7 @@ async fn a_connection_to_the_agents_own_listener_is_refused_and_goes_round_no_ci
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_without_an_application_resets_the_client_at_once() {
     let scene = Scene::new().await;
-    let mut client = scene.client.connect(at(SERVER, 81)).await.unwrap();
-    let seen = rest(&mut client).await.unwrap_err();
+    let seen = broken(scene.client.connect(at(SERVER, 81)).await).await;
     assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
     let [out, inn] = scene.ended().await;
     assert_eq!(out.end, Some(CloseReason::Rejected(503)));
@@ -133,8 +127,7 @@ async fn a_peer_with_another_identity_than_expected_gets_nothing() {
     server.identity = cluster::pod("shop", "impostor", "b", SERVER.parse().unwrap()).identity;
     scene.a.worlds.publish([Delta::Workload(server)]);
 
-    let mut client = scene.client.connect(at(SERVER, 80)).await.unwrap();
-    let seen = rest(&mut client).await.unwrap_err();
+    let seen = broken(scene.client.connect(at(SERVER, 80)).await).await;
     assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
     let out = scene.a.ended(Direction::Outbound).await;
     assert_eq!(out.end, Some(CloseReason::Tls(TlsFailure::WrongIdentity)));
@@ -342,6 +335,14 @@ fn identities(record: &FlowRecord) -> (String, String) {
 
 fn both(reason: CloseReason) -> (Option<CloseReason>, Option<CloseReason>) {
     (Some(reason), Some(reason))
+}
+
+/// What a client hears that is reset, before or after it knows that it is connected.
+async fn broken(connected: std::io::Result<TcpStream>) -> std::io::Error {
+    match connected {
+        Ok(mut client) => rest(&mut client).await.unwrap_err(),
+        Err(error) => error,
+    }
 }
 
 fn reset(tcp: TcpStream) {
