@@ -9,11 +9,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::sys::stat::{major, minor};
-
 use crate::datapath::maps::failed;
 use crate::datapath::{DatapathError, Settings};
-use crate::sys::mount;
+use crate::sys::{locks, mount};
 
 /// Held by the agent whose pins they are.
 #[derive(Debug)]
@@ -41,9 +39,9 @@ impl PinsLock {
         match directory.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = holder(&directory).map_or_else(
+                let holder = locks::holder(&directory).map_or_else(
                     || "another process".to_owned(),
-                    |pid| format!("process {pid} ({})", command(pid)),
+                    |(pid, command)| format!("process {pid} ({command})"),
                 );
                 return Err(DatapathError::Locked { pins: base.to_owned(), holder });
             }
@@ -55,45 +53,5 @@ impl PinsLock {
             (locked, there) if locked.ino() == there.ino() => Ok(Self { _directory: directory }),
             _ => Err(io_failed(io::Error::other("it was replaced meanwhile: try again"))),
         }
-    }
-}
-
-/// Who holds the lock of a file (proc_locks(5)); `None` where that cannot be seen.
-fn holder(file: &File) -> Option<u32> {
-    let metadata = file.metadata().ok()?;
-    let (device, inode) = (metadata.dev(), metadata.ino());
-    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    holder_in(&fs::read_to_string("/proc/locks").ok()?, &file)
-}
-
-/// `1: FLOCK  ADVISORY  WRITE 708 00:13:11220 0 EOF`
-fn holder_in(locks: &str, file: &str) -> Option<u32> {
-    let lines = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let mut pids = lines.filter_map(|fields| match *fields {
-        [_number, "FLOCK", _kind, _access, pid, of, ..] if of == file => pid.parse().ok(),
-        _ => None,
-    });
-    // A process of another PID namespace has none here.
-    pids.find(|pid| *pid != 0)
-}
-
-fn command(pid: u32) -> String {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm"));
-    name.map_or_else(|_gone| "?".to_owned(), |name| name.trim().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_holder_of_a_lock_is_found_among_others() {
-        let locks = "1: POSIX  ADVISORY  WRITE 11 00:1a:77 0 EOF\n\
-                     2: FLOCK  ADVISORY  WRITE 0 00:1a:77 0 EOF\n\
-                     2: -> FLOCK  ADVISORY  WRITE 12 00:1a:77 0 EOF\n\
-                     3: FLOCK  ADVISORY  WRITE 13 00:1b:77 0 EOF\n\
-                     4: FLOCK  ADVISORY  WRITE 14 00:1a:77 0 EOF\n";
-        assert_eq!(holder_in(locks, "00:1a:77"), Some(14));
-        assert_eq!(holder_in(locks, "00:1a:78"), None);
     }
 }

@@ -177,7 +177,9 @@ impl Maps {
     ) -> Result<bool, DatapathError> {
         /// linux/bpf.h
         const BPF_NOEXIST: u64 = 1;
-        match lock(&self.listeners).set(slot(index, role, 0), &listener.as_fd(), BPF_NOEXIST) {
+        let filled =
+            lock(&self.listeners).set(slot(index, role, 0), &listener.as_fd(), BPF_NOEXIST);
+        match filled {
             Ok(()) => Ok(false),
             Err(MapError::SyscallError(error))
                 if error.io_error.kind() == io::ErrorKind::AlreadyExists =>

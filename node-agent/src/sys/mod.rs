@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod errno;
 pub mod interfaces;
+pub mod locks;
 pub mod mount;
 pub mod netns;
 pub mod process;
