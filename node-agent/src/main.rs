@@ -6,31 +6,22 @@ use adit::app;
 use adit::cli::{self, Finding, Local};
 use adit::datapath::probe::{self, Probe};
 use adit::datapath::{self, Settings};
-use adit::sys::process;
 
 fn main() -> ExitCode {
     cli::main(&Local {
         run: |options| app::run(Some(&options.config)),
         ca_serve: |options| app::ca::serve(options.service, options.manifests, &options.log),
         probe: |options| {
-            require_root("loads programs to see what the kernel takes")?;
             let settings = Settings { pins: options.pins, ..Settings::default() };
             Ok(probe::probe(&settings).into_iter().map(finding).collect())
         },
         is_root: adit::sys::process::is_root,
         cleanup: |options| {
-            require_root("removes programs from the kernel")?;
             let settings = Settings { pins: options.pins, ..Settings::default() };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(runtime.block_on(datapath::cleanup::cleanup(&settings, options.force))?)
         },
     })
-}
-
-/// What an ordinary user is refused would look like something that the kernel lacks.
-fn require_root(why: &str) -> anyhow::Result<()> {
-    anyhow::ensure!(process::is_root(), "run it as root: it {why}");
-    Ok(())
 }
 
 fn finding(probe: Probe) -> Finding {

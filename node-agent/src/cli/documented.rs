@@ -25,6 +25,7 @@ fn the_page_lists_exactly_the_fields_of_every_view() {
     let views = [
         ("Status", fields::<view::StatusView>()),
         ("Problem", fields::<view::Problem>()),
+        ("Draining", fields::<view::DrainingView>()),
         ("Node", fields::<view::NodeView>()),
         ("Readiness", fields::<view::ReadinessView>()),
         ("Discovery", fields::<view::DiscoveryView>()),
