@@ -1,5 +1,5 @@
 //! `cargo xtask fuzz`: lets libFuzzer look for inputs that break a target of `tests/fuzz`. What it
-//! finds interesting stays below `tests/fuzz/target`; only `--minimise` changes what is committed.
+//! finds interesting stays below `tests/fuzz/target`; only `--merge` changes what is committed.
 
 use std::env;
 use std::fs;
@@ -10,15 +10,15 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::step::{execute, step};
 
+/// What is committed: small inputs, and of those only what reaches code that no other one does.
+const MERGE: [&str; 3] = ["-merge=1", "-max_len=1024", "-use_counters=0"];
+
 /// What every run is held to: length of an input in bytes, seconds for one, memory.
 const LIMITS: [&str; 3] = ["-max_len=4096", "-timeout=10", "-rss_limit_mb=1024"];
 
-/// The same for what is committed, so that it stays small.
-const SMALL: &str = "-max_len=1024";
-
-/// Runs one target, or reduces its corpus.
+/// Runs one target, or adds what earlier runs found to its corpus.
 #[expect(clippy::print_stdout, reason = "a task talks to its user")]
-pub(crate) fn run(root: &Path, target: &str, seconds: u32, minimise: bool) -> Result<()> {
+pub(crate) fn run(root: &Path, target: &str, seconds: u32, merge: bool) -> Result<()> {
     let fuzz = root.join("tests/fuzz");
     check(&fuzz, target)?;
     // The versions that are shipped, and libFuzzer on top.
@@ -29,24 +29,18 @@ pub(crate) fn run(root: &Path, target: &str, seconds: u32, minimise: bool) -> Re
         let shown = directory.display();
         fs::create_dir_all(directory).with_context(|| format!("make {shown}"))?;
     }
-    if !minimise {
-        step(&format!("fuzz {target} for {seconds} s"), || {
-            let time = format!("-max_total_time={seconds}");
-            let mut fuzzing = cargo_fuzz(root, target, &[&found, &committed]);
-            execute(fuzzing.args(LIMITS).args([&time, "-print_final_stats=1"]))
-        })?;
-        println!("no finding; what was interesting is in {}", found.display());
-        return Ok(());
+    if merge {
+        return step(&format!("merge into the corpus of {target}"), || {
+            execute(cargo_fuzz(root, target, &[&committed, &found]).args(MERGE))
+        });
     }
-    let kept = fuzz.join("target/kept");
-    let _absent = fs::remove_dir_all(&kept);
-    fs::create_dir_all(&kept).context("make a directory")?;
-    step(&format!("minimise the corpus of {target}"), || {
-        let mut merging = cargo_fuzz(root, target, &[&kept, &committed, &found]);
-        execute(merging.args(["-merge=1", SMALL]))
+    step(&format!("fuzz {target} for {seconds} s"), || {
+        let time = format!("-max_total_time={seconds}");
+        let mut fuzzing = cargo_fuzz(root, target, &[&found, &committed]);
+        execute(fuzzing.args(LIMITS).args([&time, "-print_final_stats=1"]))
     })?;
-    fs::remove_dir_all(&committed).context("remove the old corpus")?;
-    fs::rename(&kept, &committed).context("put the new corpus into its place")
+    println!("no finding; what was interesting is in {}", found.display());
+    Ok(())
 }
 
 /// What a newcomer may lack.

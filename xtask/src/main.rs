@@ -60,9 +60,9 @@ enum Task {
         /// How long
         #[arg(long, default_value_t = 60)]
         seconds: u32,
-        /// Reduce the committed corpus, and what runs found since, to what covers as much
+        /// Instead, add to the committed corpus what runs found and reaches more code
         #[arg(long)]
-        minimise: bool,
+        merge: bool,
     },
     /// Check the layers, the owners of outside crates and the size of files
     Arch,
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         Task::Demo { keep, clean } => demo::run(root, keep, clean),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Proto { check } => proto::run(root, check),
-        Task::Fuzz { target, seconds, minimise } => fuzz::run(root, &target, seconds, minimise),
+        Task::Fuzz { target, seconds, merge } => fuzz::run(root, &target, seconds, merge),
         Task::Arch => arch::run(root),
         Task::Bless => bless::run(root),
     };

@@ -9,8 +9,10 @@
 //! 2. Copy `tests/fuzz/fuzz_targets/pool.rs` to `NAME.rs`, and its `[[bin]]` in
 //!    `tests/fuzz/Cargo.toml`.
 //! 3. Put seeds that cover the grammar into `tests/fuzz/corpus/NAME/`, run
-//!    `cargo xtask fuzz NAME --seconds 60`, then `cargo xtask fuzz NAME --minimise`, and commit what
-//!    is left: a few dozen small files.
+//!    `cargo xtask fuzz NAME --seconds 60`, then `cargo xtask fuzz NAME --merge`, and commit what
+//!    that adds.
+//! 4. A finding lands in `tests/fuzz/artifacts/NAME/`: commit it to the corpus, named after what it
+//!    is about, with what mends it.
 //!
 //! The test `fuzz_corpus` says which of these is missing.
 #![expect(clippy::panic, reason = "a finding must end the run")]
