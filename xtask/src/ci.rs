@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::Result;
 
 use crate::step::{cargo, execute, step};
-use crate::{arch, ebpf, proto, test};
+use crate::{arch, ebpf, kernels, proto, test};
 
 /// Runs every check; the first failure ends it.
 pub(crate) fn run(root: &Path) -> Result<()> {
@@ -25,6 +25,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     step("deny", || deny(root))?;
     step("ebpf", || ebpf::run(true))?;
     step("proto", || proto::run(root, true))?;
+    kernels::run(root, None)?;
     test::end_to_end(root, None, true)
 }
 

@@ -6,6 +6,7 @@ mod ci;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod kernels;
 mod proto;
 mod step;
 mod test;
@@ -47,6 +48,11 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// The datapath's tests on other kernels, in emulated machines (needs qemu-system-x86 and apt)
+    Kernels {
+        /// Only the kernel of this series, such as 6.1
+        series: Option<String>,
+    },
     /// Generate the Rust code of the protobuf definitions
     Proto {
         /// Only check that the committed code is what the definitions give
@@ -84,6 +90,7 @@ fn main() -> ExitCode {
         Task::Test { filter } => test::run(root, filter.as_deref()),
         Task::Demo { keep, clean } => demo::run(root, keep, clean),
         Task::Ebpf { check } => ebpf::run(check),
+        Task::Kernels { series } => kernels::run(root, series.as_deref()),
         Task::Proto { check } => proto::run(root, check),
         Task::Fuzz { target, seconds, merge } => fuzz::run(root, &target, seconds, merge),
         Task::Arch => arch::run(root),

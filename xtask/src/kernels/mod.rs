@@ -1,0 +1,129 @@
+//! `cargo xtask kernels`: the datapath's tests on the kernels that README promises, in virtual machines
+//! under QEMU's software emulation.
+//!
+//! Debian's cloud kernels come from apt and are kept outside the checkout, by version. The programs are
+//! those that `cargo test` builds; they go into an initial RAM disk with the libraries they need, and
+//! what they say comes back over the serial console. cgroup2 is the only hierarchy there, no bpffs is
+//! mounted, and interfaces, routes and programs are the guest's own.
+#![expect(clippy::print_stdout, reason = "a task talks to its user")]
+
+mod console;
+mod guest;
+mod image;
+mod package;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::step::{cargo, show, step};
+
+/// The oldest kernel adit supports, and the newest long-term one that Debian has.
+const SERIES: [&str; 2] = ["6.1", "6.12"];
+
+/// Opens tens of thousands of connections, which emulation makes a matter of minutes; it is about numbers
+/// of ports, not about kernels.
+const SKIPPED: [&str; 1] = ["upstream::short_connections_from_one_client_do_not_run_out_of_ports"];
+
+/// A boot and the tests; several times what they take.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Runs the tests on the newest kernel of each series, or of one.
+pub(crate) fn run(root: &Path, only: Option<&str>) -> Result<()> {
+    let series: Vec<&str> =
+        SERIES.into_iter().filter(|series| only.is_none_or(|only| only == *series)).collect();
+    if series.is_empty() {
+        bail!("no such series of kernels; there are: {}", SERIES.join(", "));
+    }
+    let programs = build(root)?;
+    for series in series {
+        step(&format!("kernel {series}"), || on(root, series, &programs))?;
+    }
+    Ok(())
+}
+
+fn on(root: &Path, series: &str, programs: &Programs) -> Result<()> {
+    let kernel = package::fetch(series)?;
+    println!("    {}", kernel.name);
+    let work = root.join("target").join("kernels").join(series);
+    fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    let image = image::build(&kernel, programs, &SKIPPED, &work)?;
+    let console = guest::boot(&kernel.image()?, &image, LIMIT)?;
+    let log = work.join("console.log");
+    fs::write(&log, &console).context("cannot keep the console's text")?;
+    match console::verdict(&console, SKIPPED.len()) {
+        Ok(passed) => {
+            println!("    {passed} tests passed on {}", kernel.release);
+            Ok(())
+        }
+        Err(why) => {
+            println!("{}", console::tail(&console));
+            bail!("{why}; all that the guest said is in {}", log.display());
+        }
+    }
+}
+
+/// What runs in a guest.
+struct Programs {
+    adit: PathBuf,
+    tests: PathBuf,
+}
+
+/// Builds adit and the datapath's tests.
+fn build(root: &Path) -> Result<Programs> {
+    let arguments = ["test", "--quiet", "--locked", "-p", "adit", "--test", "datapath", "--no-run"];
+    let mut command = cargo(root, &arguments);
+    command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = run_for_output(&mut command)?;
+    programs(&output).with_context(|| format!("`{}` names no programs", show(&command)))
+}
+
+/// The programs in cargo's messages, each a line of JSON: those of a package's binaries come before its
+/// tests.
+fn programs(messages: &str) -> Option<Programs> {
+    let field = "\"executable\":\"";
+    let paths = messages.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(field)?;
+        rest.split_once('"').map(|(path, _)| Path::new(path))
+    });
+    let named = |wanted: fn(&str) -> bool| {
+        let name =
+            |path: &&Path| path.file_name().and_then(|name| name.to_str()).is_some_and(wanted);
+        paths.clone().find(name).map(Path::to_path_buf)
+    };
+    let tests = named(|name| name.starts_with("datapath-"))?;
+    Some(Programs { adit: named(|name| name == "adit")?, tests })
+}
+
+/// Runs a command and returns what it printed.
+fn run_for_output(command: &mut Command) -> Result<String> {
+    let shown = show(command);
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start: {shown}"))?;
+    if !output.status.success() {
+        bail!("{}: {shown}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_are_found_among_cargos_messages() {
+        let messages = concat!(
+            "{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/adit\"}\n",
+            "{\"reason\":\"compiler-artifact\",\"executable\":null}\n",
+            "{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/deps/datapath-1a\"}\n",
+            "{\"reason\":\"build-finished\",\"success\":true}\n",
+        );
+        let found = programs(messages).unwrap();
+        assert_eq!(found.adit, Path::new("/t/debug/adit"));
+        assert_eq!(found.tests, Path::new("/t/debug/deps/datapath-1a"));
+        assert!(programs("{}").is_none());
+    }
+}
