@@ -18,11 +18,11 @@ const ENOENT: i32 = 2;
 pub(crate) fn lookup(ctx: SkLookupContext) -> u32 {
     let pod = pod();
     let packet = read::packet(&ctx);
-    let role = match steer::steer(&pod, &packet) {
+    let role = match steer::steer(pod, &packet) {
         Steer::Pass => return SK_PASS,
         Steer::To(role) => role,
     };
-    let slot = steer::slot(pod.index, role, steer::worker(&pod, &packet));
+    let slot = steer::slot(pod.index, role, steer::worker(pod, &packet));
     match LISTENERS.redirect_sk_lookup(&ctx, slot, FLAGS) {
         Ok(()) => {
             count(steered(role));

@@ -6,6 +6,7 @@ use adit_shared::value::{Enrolled, PodConfig};
 use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SK_STORAGE;
 use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray, SockMap};
+use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_sk_release};
 use aya_ebpf::macros::btf_map;
 
 #[btf_map]
@@ -51,11 +52,29 @@ impl AgentTag {
 #[unsafe(no_mangle)]
 static POD: PodConfig = PodConfig::EMPTY;
 
-/// What the loader wrote.
+/// What the loader wrote. The way to it is read as volatile, so that the compiler does not take the
+/// value for that of the static; a copy would be a third of the stack there is.
 #[inline(always)]
-pub(crate) fn pod() -> PodConfig {
-    // SAFETY: a valid, initialised static. Volatile, because the compiler must not know its value.
-    unsafe { core::ptr::read_volatile(&raw const POD) }
+pub(crate) fn pod() -> &'static PodConfig {
+    let way = &raw const POD;
+    // SAFETY: a valid pointer on this program's stack.
+    let pod = unsafe { core::ptr::read_volatile(&raw const way) };
+    // SAFETY: a valid, initialised static, which nothing writes once the program is loaded.
+    unsafe { &*pod }
+}
+
+/// Whether a slot has a listener. The kernel empties it when the listener is closed.
+#[inline(always)]
+pub(crate) fn is_filled(slot: u32) -> bool {
+    let map = (&raw const LISTENERS).cast_mut().cast();
+    // SAFETY: the map is a map, and `slot` is a key of it that lives on this program's stack.
+    let listener = unsafe { bpf_map_lookup_elem(map, (&raw const slot).cast()) };
+    if listener.is_null() {
+        return false;
+    }
+    // SAFETY: the look-up took a reference to this very socket.
+    unsafe { bpf_sk_release(listener) };
+    true
 }
 
 /// Adds one to a counter of this CPU's.

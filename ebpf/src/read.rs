@@ -3,9 +3,12 @@
 
 use core::ffi::c_void;
 
-use adit_shared::steer::{Ends, Packet};
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_storage_get};
-use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
+use adit_shared::steer::{self, Ends, Packet};
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_storage_get, bpf_skb_load_bytes_relative,
+};
+use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext, TcContext};
 
 use crate::maps::{AGENT_TAG, ENROLLED};
 
@@ -13,6 +16,8 @@ const AF_INET: u32 = 2;
 const LOOPBACK_IFINDEX: u32 = 1;
 const SOCK_STREAM: u32 = 1;
 const SOL_SOCKET: i32 = 1;
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
 
 /// Reads a field of a context.
 macro_rules! field {
@@ -111,4 +116,83 @@ pub(crate) fn packet(ctx: &SkLookupContext) -> Packet {
         protocol: field!(from.protocol),
         on_loopback: field!(from.ingress_ifindex) == LOOPBACK_IFINDEX,
     }
+}
+
+/// The packet that a device hands in, if it opens a TCP connection. Of no others anything is asked:
+/// an IPv6 packet with extension headers before TCP, which no TCP of Linux sends, is one of them.
+#[inline(always)]
+pub(crate) fn opening(ctx: &TcContext) -> Option<Packet> {
+    let from = ctx.skb.skb;
+    let on_loopback = field!(from.ifindex) == LOOPBACK_IFINDEX;
+    let (ends, tcp_at) = match u16::from_be(field!(from.protocol) as u16) {
+        ETH_P_IP => ends4(ctx)?,
+        ETH_P_IPV6 => ends6(ctx)?,
+        _ => return None,
+    };
+    let [a, b, c, d, _, _, _, _, _, _, _, _, _, flags] = load::<14>(ctx, tcp_at)?;
+    if !steer::opens(flags) {
+        return None;
+    }
+    Some(Packet {
+        ends,
+        remote_port: u16::from_be_bytes([a, b]),
+        local_port: u16::from_be_bytes([c, d]),
+        protocol: steer::TCP,
+        on_loopback,
+    })
+}
+
+/// RFC 791, section 3.1. A fragment but the first has no TCP header, and the first of several is no
+/// opening that anybody sends.
+#[inline(always)]
+fn ends4(ctx: &TcContext) -> Option<(Ends, u32)> {
+    let header: [u32; 5] = load_words(ctx, 0)?;
+    let [first, fragment, protocol, remote, local] = header;
+    let [version_and_length, ..] = first.to_ne_bytes();
+    let [_, _, high, low] = fragment.to_ne_bytes();
+    let [_, protocol, _, _] = protocol.to_ne_bytes();
+    let fragmented = u16::from_be_bytes([high, low]) & 0x3fff != 0;
+    if u32::from(protocol) != steer::TCP || fragmented {
+        return None;
+    }
+    let length = u32::from(version_and_length & 0x0f) * 4;
+    Some((Ends::V4 { remote, local }, length))
+}
+
+/// RFC 8200, section 3.
+#[inline(always)]
+fn ends6(ctx: &TcContext) -> Option<(Ends, u32)> {
+    let [_, second, a, b, c, d, e, f, g, h]: [u32; 10] = load_words(ctx, 0)?;
+    let [_, _, next_header, _] = second.to_ne_bytes();
+    if u32::from(next_header) != steer::TCP {
+        return None;
+    }
+    Some((Ends::V6 { remote: [a, b, c, d], local: [e, f, g, h] }, 40))
+}
+
+#[inline(always)]
+fn load<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the context is the kernel's own, and there is room for as many bytes as are asked for.
+    unsafe { load_into(ctx, offset, bytes.as_mut_ptr().cast(), N as u32) }.then_some(bytes)
+}
+
+#[inline(always)]
+fn load_words<const N: usize>(ctx: &TcContext, offset: u32) -> Option<[u32; N]> {
+    let mut words = [0; N];
+    // SAFETY: the context is the kernel's own, and there is room for as many bytes as are asked for.
+    unsafe { load_into(ctx, offset, words.as_mut_ptr().cast(), N as u32 * 4) }.then_some(words)
+}
+
+/// Reads from the network header on, whatever the device's own header is.
+///
+/// # Safety
+/// `to` must have room for `length` bytes.
+#[inline(always)]
+unsafe fn load_into(ctx: &TcContext, offset: u32, to: *mut c_void, length: u32) -> bool {
+    let skb = ctx.skb.skb.cast();
+    // SAFETY: the context is the kernel's own; the caller answers for `to`.
+    let answer =
+        unsafe { bpf_skb_load_bytes_relative(skb, offset, to, length, BPF_HDR_START_NET as u32) };
+    answer == 0
 }

@@ -12,3 +12,8 @@ pub(crate) const SK_DROP: u32 = 0;
 
 /// The kernel asks nothing of this answer.
 pub(crate) const SOCK_OPS_DONE: u32 = 1;
+
+/// The packet goes on, to the next program if there is one.
+pub(crate) const TC_NEXT: i32 = -1;
+/// The packet is dropped.
+pub(crate) const TC_SHOT: i32 = 2;

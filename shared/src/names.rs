@@ -28,3 +28,5 @@ pub const ACCEPT: &str = "accept";
 pub const CGROUP_PROGRAMS: [&str; 5] = [CONNECT4, CONNECT6, BIND4, BIND6, ACCEPT];
 /// `sk_lookup`: steers a pod's new connections to the agent's listeners.
 pub const LOOKUP: &str = "lookup";
+/// `classifier`: holds connections back while the agent has no listener for them.
+pub const HOLD: &str = "hold";

@@ -19,7 +19,7 @@ use crate::datapath::maps::{self, Maps, failed};
 use crate::datapath::pins::{PinnedPod, Pins};
 use crate::datapath::pod::{Checked, KernelPod};
 use crate::datapath::routes::{self, Before, Routes};
-use crate::datapath::{Adopted, Datapath, DatapathError, PodTarget, Settings};
+use crate::datapath::{Adopted, Datapath, DatapathError, PodTarget, Settings, hold};
 use crate::sys::interfaces::Interfaces;
 use crate::sys::netns::{self, Netns};
 
@@ -328,13 +328,17 @@ impl Node {
     }
 }
 
-/// Removes rules, routes and sysctl from a namespace that is known by its inode, if it can be reached.
+/// Removes rules, routes, sysctls and filters from a namespace that is known by its inode, if it can be
+/// reached.
 pub(super) async fn clear_netns(inode: u32) -> Result<(), DatapathError> {
     let found = tokio::task::spawn_blocking(move || netns::find(u64::from(inode))).await;
     let Ok(Some(netns)) = found else {
         tracing::info!(inode, "a pod's namespace has no path: its rules stay, and serve nobody");
         return Ok(());
     };
+    let interfaces = netns.within(Interfaces::read).and_then(|read| read);
+    let interfaces = interfaces.map_err(|source| failed("read a pod's interfaces", source))?;
+    hold::remove_filters(&netns, hold::entrances(&interfaces.devices))?;
     Routes::of(&netns)?.remove().await?;
     routes::restore_sysctls(&netns, Before::default())
 }

@@ -26,7 +26,12 @@ const OPEN_STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1
 
 /// Whether there is an open TCP socket with adit's mark.
 pub(super) fn any(netns: &Netns) -> io::Result<bool> {
-    netns.within(|| Ok(any_of(AF_INET)? || any_of(AF_INET6)?))?
+    netns.within(any_here)?
+}
+
+/// The same for the namespace the calling thread is in.
+pub(super) fn any_here() -> io::Result<bool> {
+    Ok(any_of(AF_INET)? || any_of(AF_INET6)?)
 }
 
 fn any_of(family: u8) -> io::Result<bool> {

@@ -5,6 +5,7 @@ mod attached;
 pub mod cleanup;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+mod hold;
 pub mod kernel;
 pub mod lock;
 mod maps;

@@ -5,6 +5,7 @@
 //!   ENROLLED AGENT_TAG …             the maps
 //!   connect4 connect6 bind4 bind6    the links at the cgroup root
 //!   pods/<index>_<uid>/lookup        the link on a pod's namespace
+//!   pods/<index>_<uid>/hold_<place>  those on its interfaces, where the kernel has such links
 //! ```
 //!
 //! A new link takes the place of the old one by a rename, so that there is no instant without one.
@@ -78,11 +79,12 @@ impl Pins {
         link: FdLink,
         uid: &PodUid,
         index: u32,
+        name: &str,
     ) -> Result<(), DatapathError> {
         let directory = self.pod(uid, index);
         mount::make_pin_directory(&directory)
             .map_err(|source| failed(format!("make {}", directory.display()), source))?;
-        replace(link, &directory.join(names::LOOKUP))
+        replace(link, &directory.join(name))
     }
 
     /// Removes what is pinned of a pod.
@@ -173,9 +175,12 @@ pub(super) fn read_pods(version: &Path) -> io::Result<BTreeMap<PodUid, PinnedPod
     Ok(pods)
 }
 
-/// Detaches a pod's look-up program, of any layout version.
+/// Detaches a pod's programs, of any layout version.
 pub(super) fn detach_pod(version: &Path, uid: &PodUid, index: u32) -> io::Result<()> {
-    bpf::detach_pinned(&pod_directory(version, uid, index).join(names::LOOKUP))
+    let mut links = entries(&pod_directory(version, uid, index))?;
+    links.retain(|path| !path.is_dir());
+    links.sort(); // "hold" before "lookup", whose refusals it holds back
+    links.iter().try_for_each(|link| bpf::detach_pinned(link))
 }
 
 fn pod_directory(version: &Path, uid: &PodUid, index: u32) -> PathBuf {

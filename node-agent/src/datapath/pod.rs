@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use adit_core::workload::PodUid;
 use adit_shared::key::Role;
+use adit_shared::names;
 use adit_shared::value::PodConfig;
+use aya::Ebpf;
 use aya::programs::links::FdLink;
 
 use crate::datapath::attached::{self, Rivals};
@@ -16,7 +18,7 @@ use crate::datapath::kernel::Node;
 use crate::datapath::maps::{self, failed};
 use crate::datapath::routes::{self, Before, Plan, Routes};
 use crate::datapath::sockets::KernelSockets;
-use crate::datapath::{DatapathError, Listeners, OpenPod, PodSockets, marked};
+use crate::datapath::{DatapathError, Listeners, OpenPod, PodSockets, hold, marked};
 use crate::sys::bpf::AttachType;
 use crate::sys::interfaces::Interfaces;
 use crate::sys::netns::Netns;
@@ -143,13 +145,23 @@ impl KernelPod {
             .and_then(|id| program.take_link(id))
             .map_err(|source| failed(what, source))?;
         let id = program.info().map_err(|source| failed(what, source))?.id();
-        self.node.pins.replace_pods(FdLink::from(link), &self.uid, self.index)?;
+        self.node.pins.replace_pods(FdLink::from(link), &self.uid, self.index, names::LOOKUP)?;
         self.state().lookup = Some(id);
-        Ok(())
+        self.attach_hold(&mut object)
+    }
+
+    /// Only while the agent is away does it make a difference, and none to what is captured.
+    fn attach_hold(&self, object: &mut Ebpf) -> Result<(), DatapathError> {
+        let interfaces = hold::entrances(&self.interfaces.devices);
+        hold::attach(object, &self.netns, interfaces, |link, place| {
+            let name = format!("{}_{place}", names::HOLD);
+            self.node.pins.replace_pods(link, &self.uid, self.index, &name)
+        })
     }
 
     pub(super) fn detach_lookup(&self) -> Result<(), DatapathError> {
         self.state().lookup = None;
+        hold::remove_filters(&self.netns, hold::entrances(&self.interfaces.devices))?;
         self.node.pins.remove_pods(&self.uid, self.index)
     }
 

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use adit_shared::key::{INWARD_MARK, Role};
 use adit_shared::names;
 use adit_shared::value::PodConfig;
+use aya::programs::{ProgramError, SchedClassifier};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::datapath::kernel;
 use crate::datapath::maps::{self, Maps};
 use crate::datapath::routes::{self, Plan, Routes};
 use crate::datapath::sockets::listener;
-use crate::datapath::{DatapathError, Settings};
+use crate::datapath::{DatapathError, Settings, hold, marked};
 use crate::sys::interfaces::Device;
 use crate::sys::{mount, netns, process, sockopt};
 
@@ -221,6 +222,20 @@ fn in_a_namespace() -> Vec<Probe> {
             "IPv6 connections of enrolled pods fail",
             false,
         ),
+        probe(
+            "socket diagnosis",
+            "seeing when the last captured connection of a pod that opts out has ended",
+            diagnosis,
+            "such pods keep adit's routes, which do no harm; load the kernel module tcp_diag",
+            false,
+        ),
+        probe(
+            "traffic control hook",
+            "connections waiting, and not being refused, while adit restarts",
+            holds,
+            "pods cannot be captured: needs CONFIG_NET_CLS_ACT, and before Linux 6.6 CONFIG_NET_CLS_BPF",
+            true,
+        ),
     ]
 }
 
@@ -322,6 +337,22 @@ fn steer(to: SocketAddr) -> Result<String, String> {
         return Err(format!("the original destination {to} arrives as {seen}"));
     }
     Ok("sk_lookup, SOCKMAP, original destination".to_owned())
+}
+
+fn diagnosis() -> Result<String, String> {
+    text(marked::any_here().map(|_open| "sock_diag by mark".to_owned()))
+}
+
+/// A program at the entrance of lo, by whatever means this kernel has.
+fn holds() -> Result<String, String> {
+    let (mut object, _maps) = own_maps().map_err(|error| whole(&error))?;
+    let missing = || format!("the eBPF object has no {}", names::HOLD);
+    let program = object.program_mut(names::HOLD).ok_or_else(missing)?;
+    let program: &mut SchedClassifier =
+        program.try_into().map_err(|error: ProgramError| error.to_string())?;
+    program.load().map_err(|error| error.to_string())?;
+    let link = hold::attach_to(program, "lo").map_err(|error| error.to_string())?;
+    Ok(if link.is_some() { "tcx link" } else { "clsact filter" }.to_owned())
 }
 
 /// The object with maps of its own, for a pod with index 0 and one worker.

@@ -1,6 +1,6 @@
 //! Withdrawal, restarts, pods that go away, and failures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use adit::datapath::{Datapath, DatapathError, OpenPod};
 use adit_core::enrolment::Step;
 use adit_shared::value::Enrolled as Entry;
 use aya::maps::{HashMap, Map, MapData};
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use crate::space::{
-    Enrolled, Kind, PATIENCE, PEER4, PEER6, POD4, World, accept, address, path, ping, root,
+    Enrolled, Kind, PATIENCE, PEER4, PEER6, POD4, POD6, World, accept, address, path, ping, root,
 };
 
 #[tokio::test]
@@ -123,15 +124,15 @@ async fn while_the_agent_is_away_connections_wait_and_then_succeed() {
     let agent = world.enrolled(4).await;
     drop(agent); // as killed: nothing is undone, every descriptor is closed
 
-    let refused = world.peer.connect(&format!("{POD4}:8080")).await.unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-    let to = format!("{PEER4}:80");
-    let waiting = world.pod.connect(&to);
-    // The kernel refuses to reset an IPv4 connection from an address that is not the namespace's
-    // (`__ip_route_output_key`), and knows no such check for IPv6.
-    let to6 = format!("[{PEER6}]:80");
-    let refused = world.pod.connect(&to6).await.unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    // Out of the pod, and into it.
+    let dialled = [
+        (&world.pod, format!("{PEER4}:80"), Kind::Outbound),
+        (&world.pod, format!("[{PEER6}]:80"), Kind::Outbound),
+        (&world.peer, format!("{POD4}:8080"), Kind::Plaintext),
+        (&world.peer, format!("[{POD6}]:8080"), Kind::Plaintext),
+        (&world.peer, format!("{POD4}:15008"), Kind::Hbone),
+    ];
+    let waiting = join_all(dialled.iter().map(|(from, to, _)| from.connect(to)));
     let restart = async {
         sleep(Duration::from_millis(300)).await;
         let datapath = world.start(2); // another number of workers
@@ -140,14 +141,20 @@ async fn while_the_agent_is_away_connections_wait_and_then_succeed() {
         assert!(adopted[0].alive && adopted[0].uid == world.target.uid);
         let pod = datapath.open(&world.target).await.unwrap();
         let agent = Enrolled::new(datapath, pod).await;
-        let (kind, accepted, destination) = agent.accept().await;
-        assert_eq!((kind, destination), (Kind::Outbound, address(&to)));
+        let mut accepted = BTreeMap::new();
+        while accepted.len() < dialled.len() {
+            let (kind, stream, destination) = agent.accept().await;
+            accepted.insert(destination, (kind, stream));
+        }
         (agent, accepted)
     };
     let (waited, (agent, mut accepted)) = tokio::join!(waiting, restart);
-    ping(&mut waited.unwrap(), &mut accepted).await;
-    let _client = world.pod.connect(&to6).await.unwrap();
-    assert_eq!(agent.accept().await.2, address(&to6));
+    for (waited, (_, to, expected)) in waited.into_iter().zip(&dialled) {
+        let (kind, mut stream) = accepted.remove(&address(to)).unwrap();
+        assert_eq!(kind, *expected, "{to}");
+        ping(&mut waited.unwrap(), &mut stream).await;
+    }
+    assert!(agent.counter("dropped_no_listener") >= 5);
 
     let names = |directory: PathBuf| -> BTreeSet<String> {
         let entries = std::fs::read_dir(directory).unwrap();

@@ -8,6 +8,8 @@ mod cleanup;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod refused;
+#[cfg(test)]
 mod rivals;
 #[cfg(test)]
 mod space;

@@ -126,6 +126,8 @@ impl World {
         for (space, v4, v6) in [(&pod, POD4, POD6), (&peer, PEER4, PEER6)] {
             space.ip(&format!("address add {v4}/24 dev eth0"));
             space.ip(&format!("address add {v6}/64 dev eth0 nodad"));
+            // A link-local address would come with a route of its own at some later moment.
+            space.ip("link set eth0 addrgenmode none");
             space.ip("link set eth0 up");
         }
         let target = PodTarget {

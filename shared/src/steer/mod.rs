@@ -3,7 +3,12 @@
 use crate::key::{HBONE_PORT, INWARD_MARK, MAX_WORKERS, ROLES, Role};
 use crate::value::{PodConfig, V4, V6};
 
-const TCP: u32 = 6;
+/// The IP protocol number of TCP.
+pub const TCP: u32 = 6;
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 const LOOPBACK6: V6 = [0, 0, 0, 1_u32.to_be()];
 
 /// What the connect hook does.
@@ -69,6 +74,15 @@ pub struct Packet {
     pub protocol: u32,
     /// Whether the kernel says that it came in on the loopback interface.
     pub on_loopback: bool,
+}
+
+/// Whether a TCP segment with these flags opens a connection (RFC 9293, section 3.1: the 14th byte of
+/// its header). The kernel looks for a listener for no other (`tcp_rcv_state_process`), but for the
+/// acknowledgement of a SYN cookie.
+#[inline(always)]
+#[must_use]
+pub const fn opens(flags: u8) -> bool {
+    flags & (FIN | SYN | RST | ACK) == SYN
 }
 
 /// What the look-up hook does.

@@ -34,6 +34,17 @@ fn what_applications_accept_from_the_agent_is_known_by_its_mark() {
     assert_eq!(INWARD_MARK & MARK_MASK, MARK);
 }
 
+#[test]
+fn only_a_syn_alone_opens_a_connection() {
+    let opening: Vec<u8> = (0..=u8::MAX).filter(|flags| opens(*flags)).collect();
+    // PSH, URG, ECE and CWR may stand beside it.
+    assert_eq!(opening.len(), 16);
+    assert!(opening.contains(&0x02) && opening.contains(&0xc2));
+    for flags in [0x12, 0x03, 0x06, 0x10, 0x00] {
+        assert!(!opens(flags), "{flags:#x}");
+    }
+}
+
 /// Every combination of (source, destination, interface, port, protocol) against the sentence that
 /// describes it.
 #[test]
