@@ -2,7 +2,7 @@
 //! business.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
@@ -79,25 +79,6 @@ fn an_ipv4_mapped_connect_is_tunnelled_as_ipv4() {
 }
 
 #[test]
-fn a_connect_from_a_bound_source_port_is_tunnelled() {
-    let Some(scene) = scene("bound") else { return };
-    let (client, server) = scene.pair();
-    let _echo = server.serve(8080, server::echo).unwrap();
-    let own = SocketAddr::new(client.v4().into(), 5555);
-    let to = server.at4(8080);
-
-    let answer = client.run(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&own.into()).unwrap();
-        socket.connect(&to.into()).unwrap();
-        client::exchange(TcpStream::from(socket), b"bound").unwrap()
-    });
-
-    assert_eq!(answer.unwrap(), b"bound");
-    assert_eq!(scene.outbound(&client, &server, 8080).protocol, "hbone");
-}
-
-#[test]
 fn own_address_and_loopback_are_never_intercepted() {
     let Some(scene) = scene("loopback") else {
         return;
@@ -137,27 +118,6 @@ fn a_client_that_listens_on_the_same_port_as_its_destination_reaches_the_destina
 
     assert_eq!(far.clients(), [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())]);
     assert_eq!(own.clients(), [IpAddr::V4(server.v4())]);
-}
-
-#[test]
-fn an_application_can_bind_a_port_whose_flows_the_agent_is_carrying() {
-    let Some(scene) = scene("bind-later") else {
-        return;
-    };
-    let (client, server) = scene.pair();
-    let _echo = server.serve(8080, server::echo).unwrap();
-    let open = client.connect(server.at4(8080)).unwrap();
-
-    // std sets SO_REUSEADDR by itself; this asks as a plain program would.
-    let bound = client.run(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080)).into())?;
-        socket.listen(16)?;
-        Ok::<TcpListener, std::io::Error>(socket.into())
-    });
-
-    assert!(bound.unwrap().is_ok());
-    assert_eq!(client::exchange(open, b"still there").unwrap(), b"still there");
 }
 
 #[test]

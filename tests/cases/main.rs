@@ -31,6 +31,18 @@ mod peer;
 #[cfg(test)]
 mod services;
 #[cfg(test)]
+mod sockets;
+#[cfg(test)]
+mod sockets_forged;
+#[cfg(test)]
+mod sockets_host;
+#[cfg(test)]
+mod sockets_local;
+#[cfg(test)]
+mod sockets_outage;
+#[cfg(test)]
+mod sockets_sysctl;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;

@@ -21,8 +21,7 @@ pub(crate) struct Scene {
     marks: Vec<(Log, u64)>,
 }
 
-/// Whether the case can run here. If not, says so where nothing can hide it, and fails where
-/// `E2E_REQUIRE=1` asks for every case.
+/// Whether the case can run here. If not, [`cannot_run`].
 #[track_caller]
 pub(crate) fn can_run(needs_adit: bool) -> bool {
     let mut missing = requirements::missing();
@@ -32,14 +31,20 @@ pub(crate) fn can_run(needs_adit: bool) -> bool {
     if missing.is_empty() {
         return true;
     }
-    let missing = missing.join("; ");
+    cannot_run(&missing.join("; "));
+    false
+}
+
+/// Says that a case, or a part of it, cannot run here where nothing can hide it, and fails where
+/// `E2E_REQUIRE=1` asks for every case.
+#[track_caller]
+pub(crate) fn cannot_run(why: &str) {
     let required = std::env::var_os("E2E_REQUIRE").is_some_and(|value| value == "1");
-    assert!(!required, "E2E_REQUIRE=1, but this case cannot run here: {missing}");
+    assert!(!required, "E2E_REQUIRE=1, but this case cannot run here: {why}");
     let thread = std::thread::current();
     let case = thread.name().unwrap_or("a case");
     // The harness shows what a passing case prints only where it bypasses the print macros.
-    writeln!(std::io::stderr(), "SKIPPED {case}: {missing}").unwrap();
-    false
+    writeln!(std::io::stderr(), "SKIPPED {case}: {why}").unwrap();
 }
 
 impl Scene {

@@ -55,6 +55,13 @@ impl Capture {
         Ok(Packets(std::mem::take(&mut *packets)))
     }
 
+    /// Whether a frame that satisfies a condition has been seen so far.
+    #[must_use]
+    pub fn any(&self, condition: impl Fn(&[u8]) -> bool) -> bool {
+        let packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        packets.iter().any(|packet| condition(packet))
+    }
+
     /// Whether a frame with these bytes has been seen so far.
     #[must_use]
     pub fn has(&self, needle: &[u8]) -> bool {

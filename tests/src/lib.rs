@@ -11,14 +11,18 @@
 //! what a crashed one left. Nothing is made in the host's own network namespace.
 
 pub mod agent;
+pub mod bpf;
 pub mod ca;
 pub mod capture;
+pub mod cgroup;
 pub mod client;
 pub mod cluster;
+pub mod forge;
 pub mod manifest;
 pub mod netns;
 pub mod pod;
 pub mod process;
+pub mod raw;
 pub mod requirements;
 pub mod run;
 pub mod server;

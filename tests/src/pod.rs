@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::cluster::Node;
 use crate::manifest::{Manifests, PodObject, pod_yaml};
 use crate::netns::Netns;
+use crate::raw;
 use crate::run::Run;
 use crate::server::{Server, serve};
 
@@ -24,6 +25,8 @@ pub struct PodSpec {
     labels: BTreeMap<String, String>,
     declared_node: Option<String>,
     number: Option<u8>,
+    sysctls: Vec<(&'static str, &'static str)>,
+    more_addresses: Vec<IpAddr>,
 }
 
 /// A pod that runs. Dropping it deletes it.
@@ -52,6 +55,8 @@ impl PodSpec {
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             declared_node: None,
             number: None,
+            sysctls: Vec::new(),
+            more_addresses: Vec::new(),
         }
     }
 
@@ -66,6 +71,20 @@ impl PodSpec {
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With a sysctl, a path below `/proc/sys`, set before adit hears of the pod.
+    #[must_use]
+    pub fn sysctl(mut self, path: &'static str, value: &'static str) -> Self {
+        self.sysctls.push((path, value));
+        self
+    }
+
+    /// With one more address on its interface, which its manifest does not name.
+    #[must_use]
+    pub fn address(mut self, address: IpAddr) -> Self {
+        self.more_addresses.push(address);
         self
     }
 
@@ -114,6 +133,11 @@ impl Pod {
             netns,
         };
         pod.attach()?;
+        for address in &pod.spec.more_addresses {
+            let (prefix, nodad) = if address.is_ipv4() { (32, "") } else { (64, "nodad") };
+            pod.netns.ip(&format!("address add {address}/{prefix} dev eth0 {nodad}"))?;
+        }
+        pod.netns.sysctl(&pod.spec.sysctls)?;
         pod.publish()?;
         Ok(pod)
     }
@@ -278,6 +302,15 @@ route add default via {gateway6} dev eth0 src {v6}"
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         self.netns.command(program)
+    }
+
+    /// Sends an IP packet to it from its node's side of the wire, as it is.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn inject(&self, packet: &[u8]) -> Result<()> {
+        let mac = self.netns.run(|| raw::mac_of("eth0"))??;
+        Ok(self.node_netns.run(|| raw::send_packet(&self.host_interface, mac, packet))??)
     }
 
     /// Whether its veth still stands on the node's side: it goes with the last socket in the

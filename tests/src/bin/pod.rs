@@ -1,4 +1,4 @@
-//! What runs in the pods of the demo: small servers and clients as real processes.
+//! What runs in the pods of the demo and of some tests: small servers and clients as real processes.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 use std::env;
@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use adit_e2e::{client, server};
 use anyhow::{Context as _, Result, bail};
+use socket2::{Domain, Socket, Type};
 
-const USAGE: &str =
-    "usage: pod serve-http PORT | echo PORT | get ADDRESS:PORT PATH | send ADDRESS:PORT TEXT";
+const USAGE: &str = "usage: pod serve-http PORT | echo PORT | get ADDRESS:PORT PATH | send ADDRESS:PORT TEXT | \
+     send-when-told ADDRESS:PORT TEXT";
 
 fn main() -> ExitCode {
     match run() {
@@ -32,6 +33,7 @@ fn run() -> Result<()> {
         ["echo", port] => serve(port, server::echo),
         ["get", to, path] => get(to, path),
         ["send", to, text] => send(to, text),
+        ["send-when-told", to, text] => send_when_told(to, text),
         _ => bail!(USAGE),
     }
 }
@@ -72,4 +74,22 @@ fn send(to: &str, text: &str) -> Result<()> {
     let answer = client::exchange(connect(to)?, text.as_bytes())?;
     println!("{}", String::from_utf8_lossy(&answer));
     Ok(())
+}
+
+/// Waits for a line, makes a socket, waits for another line, then connects and sends by that socket and
+/// by a new one: so that something can be done to the process in between.
+fn send_when_told(to: &str, text: &str) -> Result<()> {
+    let address: SocketAddr = to.parse().with_context(|| format!("no address and port: {to}"))?;
+    let mut lines = std::io::stdin().lines();
+    let mut wait =
+        || lines.next().context("nobody is there to say when")?.context("standard input");
+    println!("ready");
+    wait()?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    println!("a socket is made");
+    wait()?;
+    socket.connect(&address.into()).with_context(|| format!("cannot connect to {to}"))?;
+    let answer = client::exchange(socket.into(), text.as_bytes())?;
+    println!("{}", String::from_utf8_lossy(&answer));
+    send(to, text)
 }
