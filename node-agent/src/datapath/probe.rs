@@ -151,92 +151,102 @@ fn attach_each(place: &Path) -> Result<(), DatapathError> {
     })
 }
 
-/// What is asked inside a pod-like namespace.
+/// A probe that is yet to be made.
+struct Question {
+    feature: &'static str,
+    needed_for: &'static str,
+    ask: fn() -> Result<String, String>,
+    consequence: &'static str,
+    required: bool,
+}
+
+/// What is asked inside a pod-like namespace, in this order: the steering uses the routes.
+const IN_A_NAMESPACE: [Question; 10] = [
+    Question {
+        feature: "namespace cookie",
+        needed_for: "knowing a pod by its network namespace",
+        ask: cookie,
+        consequence: "needs Linux 5.14",
+        required: true,
+    },
+    Question {
+        feature: "socket storage",
+        needed_for: "telling adit's sockets in a pod from the application's",
+        ask: storage,
+        consequence: "needs Linux 5.4 and BTF",
+        required: true,
+    },
+    Question {
+        feature: "transparent sockets",
+        needed_for: "serving connections to any address; the client's address upstream",
+        ask: transparent,
+        consequence: "needs CAP_NET_ADMIN",
+        required: true,
+    },
+    Question {
+        feature: "sysctls",
+        needed_for: "answers of applications finding their way back",
+        ask: sysctls,
+        consequence: "/proc/sys must be writable",
+        required: true,
+    },
+    Question {
+        feature: "policy routing, IPv4",
+        needed_for: "bringing captured connections to adit",
+        ask: rules4,
+        consequence: "needs CONFIG_IP_MULTIPLE_TABLES",
+        required: true,
+    },
+    Question {
+        feature: "policy routing, IPv6",
+        needed_for: "the same for IPv6",
+        ask: rules6,
+        consequence: "IPv6 connections of enrolled pods fail",
+        required: false,
+    },
+    Question {
+        feature: "steering, IPv4",
+        needed_for: "connections to any address reaching adit's listener",
+        ask: steer4,
+        consequence: "pods cannot be captured",
+        required: true,
+    },
+    Question {
+        feature: "steering, IPv6",
+        needed_for: "the same for IPv6",
+        ask: steer6,
+        consequence: "IPv6 connections of enrolled pods fail",
+        required: false,
+    },
+    Question {
+        feature: "socket diagnosis",
+        needed_for: "seeing when the last captured connection of a pod that opts out has ended",
+        ask: diagnosis,
+        consequence: "such pods keep adit's routes, which do no harm; load the kernel module tcp_diag",
+        required: false,
+    },
+    Question {
+        feature: "traffic control hook",
+        needed_for: "connections waiting, and not being refused, while adit restarts",
+        ask: holds,
+        consequence: "pods cannot be captured: needs CONFIG_NET_CLS_ACT, and before Linux 6.6 CONFIG_NET_CLS_BPF",
+        required: true,
+    },
+];
+
 fn in_a_namespace() -> Vec<Probe> {
     let prepared = prepare_namespace();
-    let ready = |ask: fn() -> Result<String, String>| match &prepared {
-        Ok(()) => ask(),
-        Err(error) => Err(format!("no throw-away network namespace: {error}")),
+    let answer = |question: Question| Probe {
+        feature: question.feature,
+        needed_for: question.needed_for,
+        found: match &prepared {
+            Ok(()) => (question.ask)(),
+            Err(error) => Err(format!("no throw-away network namespace: {error}")),
+        },
+        consequence: question.consequence,
+        required: question.required,
     };
-    let probe = |feature, needed_for, ask, consequence, required| Probe {
-        feature,
-        needed_for,
-        found: ready(ask),
-        consequence,
-        required,
-    };
-    vec![
-        probe(
-            "namespace cookie",
-            "knowing a pod by its network namespace",
-            cookie,
-            "needs Linux 5.14",
-            true,
-        ),
-        probe(
-            "socket storage",
-            "telling adit's sockets in a pod from the application's",
-            storage,
-            "needs Linux 5.4 and BTF",
-            true,
-        ),
-        probe(
-            "transparent sockets",
-            "serving connections to any address; the client's address upstream",
-            transparent,
-            "needs CAP_NET_ADMIN",
-            true,
-        ),
-        probe(
-            "sysctls",
-            "answers of applications finding their way back",
-            sysctls,
-            "/proc/sys must be writable",
-            true,
-        ),
-        probe(
-            "policy routing, IPv4",
-            "bringing captured connections to adit",
-            rules4,
-            "needs CONFIG_IP_MULTIPLE_TABLES",
-            true,
-        ),
-        probe(
-            "policy routing, IPv6",
-            "the same for IPv6",
-            rules6,
-            "IPv6 connections of enrolled pods fail",
-            false,
-        ),
-        probe(
-            "steering, IPv4",
-            "connections to any address reaching adit's listener",
-            steer4,
-            "pods cannot be captured",
-            true,
-        ),
-        probe(
-            "steering, IPv6",
-            "the same for IPv6",
-            steer6,
-            "IPv6 connections of enrolled pods fail",
-            false,
-        ),
-        probe(
-            "socket diagnosis",
-            "seeing when the last captured connection of a pod that opts out has ended",
-            diagnosis,
-            "such pods keep adit's routes, which do no harm; load the kernel module tcp_diag",
-            false,
-        ),
-        probe(
-            "traffic control hook",
-            "connections waiting, and not being refused, while adit restarts",
-            holds,
-            "pods cannot be captured: needs CONFIG_NET_CLS_ACT, and before Linux 6.6 CONFIG_NET_CLS_BPF",
-            true,
-        ),
-    ]
+    IN_A_NAMESPACE.into_iter().map(answer).collect()
 }
 
 fn prepare_namespace() -> Result<(), String> {
