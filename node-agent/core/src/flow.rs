@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::enrolment::NotEnrolled;
 use crate::identity::SpiffeId;
-use crate::policy::Denied;
+use crate::policy::{Denied, Grounds};
 use crate::route::Refused;
 use crate::workload::{ObjectName, Workload};
 
@@ -182,6 +182,9 @@ pub struct FlowRecord {
     pub protocol: Protocol,
     /// What TLS agreed on, for a tunnelled flow.
     pub tls: Option<TlsInfo>,
+    /// The grounds of the last decision of this node's agent on it; `None` while it is undecided,
+    /// and for outbound flows, which the other agent decides.
+    pub grounds: Option<Arc<Grounds>>,
     /// When the flow was accepted.
     pub started: SystemTime,
     /// How long it has lasted.

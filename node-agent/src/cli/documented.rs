@@ -16,7 +16,7 @@ const PAGE: &str = include_str!("../../../docs/cli.md");
 /// What gives a flow its reasons: the labels of core.
 const REASONS: [&str; 3] = [
     include_str!("../../core/src/flow.rs"),
-    include_str!("../../core/src/policy/mod.rs"),
+    include_str!("../../core/src/policy/verdict.rs"),
     include_str!("../../core/src/route/mod.rs"),
 ];
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use adit_core::flow::{CloseReason, FlowContext};
-use adit_core::policy::{self, Denied, Permit};
+use adit_core::policy::{self, Decision, Denied, Permit};
 
 use super::Stages;
 use super::accept::Arrived;
@@ -24,7 +24,7 @@ pub(super) fn inbound(
         destination: Arc::clone(destination),
         destination_address: arrived.dialled,
     };
-    let decision = policy::decide(&world, &context);
-    flow.decided(context);
-    decision.map_err(CloseReason::Denied)
+    let Decision { verdict, grounds } = policy::decide(&world, &context);
+    flow.decided(context, grounds);
+    verdict.map_err(CloseReason::Denied)
 }

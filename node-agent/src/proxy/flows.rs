@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use adit_core::flow::{CloseReason, Direction, FlowContext, FlowId, FlowRecord, Party, Protocol};
-use adit_core::recheck;
+use adit_core::policy::Grounds;
+use adit_core::recheck::{self, Recheck};
 use adit_core::route::{self, Plan};
 use adit_core::workload::PodUid;
 use adit_core::world::{Changes, World};
@@ -120,6 +121,7 @@ impl Flows {
             service: None,
             protocol: Protocol::Undecided,
             tls: None,
+            grounds: None,
             started: SystemTime::now(),
             duration: Duration::ZERO,
             sent: 0,
@@ -172,8 +174,13 @@ impl Flows {
             let Some(context) = context.as_deref() else {
                 continue;
             };
-            if let Some(denied) = recheck::recheck(world, changes, context) {
-                live.end(denied);
+            match recheck::recheck(world, changes, context) {
+                Recheck::Untouched => {}
+                Recheck::Permitted(grounds) => live.note(grounds),
+                Recheck::Ended(reason, grounds) => {
+                    live.note(grounds);
+                    live.end(reason);
+                }
             }
         }
     }
@@ -240,8 +247,9 @@ impl Flow {
         self.announce();
     }
 
-    /// Notes what an inbound flow was decided on.
-    pub(super) fn decided(&self, context: FlowContext) {
+    /// Notes what an inbound flow was decided on, and on what grounds.
+    pub(super) fn decided(&self, context: FlowContext, grounds: Grounds) {
+        self.live.note(grounds);
         *self.live.context.borrow_mut() = Some(Box::new(context));
         self.announce();
     }
@@ -288,6 +296,13 @@ impl Live {
         record.duration = self.started.elapsed();
         record.end = end;
         record
+    }
+
+    /// The last grounds count, unless they came after the end.
+    fn note(&self, grounds: Grounds) {
+        if self.ended.get().is_none() {
+            self.record.borrow_mut().grounds = Some(Arc::new(grounds));
+        }
     }
 
     /// The first reason counts.

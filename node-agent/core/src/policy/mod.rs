@@ -1,75 +1,94 @@
 //! Whether a flow may reach its destination. Asked by the destination's agent, for every protocol.
 //!
-//! Policies are Istio's: [`spec`] is what a manifest says, [`object`](PeerAuthentication) the valid
-//! value of it, [`PolicySet`] all of them.
+//! Policies are Istio's: [`spec`] is what a manifest says, [`PeerAuthentication`] and
+//! [`AuthorizationPolicy`] the valid values of it, [`PolicySet`] all of them. A policy is compiled
+//! when it comes, and a namespace's policies are indexed by the pods they are for; a decision is one
+//! walk over those of its pod. [`decide`] takes the outcome, [`explain`] also writes down the way.
 
+mod compile;
+mod evaluate;
+mod facts;
+mod index;
 mod invalid;
 mod matcher;
 mod object;
+#[cfg(any(test, feature = "testing"))]
+mod reference;
 mod rule;
 mod select;
 mod set;
 pub mod spec;
+mod trace;
+mod verdict;
+mod walk;
 
+pub use evaluate::Miss;
+pub use index::Level;
 pub use invalid::{Gap, GapReason, Invalid, Why};
 pub use matcher::{IpBlock, Match, ServiceAccount, TextMatch};
 pub use object::{
     Action, AuthorizationPolicy, Condition, Effect, MAX_RULES, Mode, Operation, PeerAuthentication,
     PolicyId, PolicyKind, Rule, Selector, Source,
 };
+#[cfg(any(test, feature = "testing"))]
+pub use reference::check;
 pub(crate) use set::Touched;
 pub use set::{PolicySet, ROOT_NAMESPACES, Reach};
-
-use std::net::SocketAddr;
+pub use trace::{Answer, Step, Trace};
+pub use verdict::{Decision, Denied, DryRun, Grounds, Permit, RuleRef};
 
 use crate::flow::FlowContext;
+use crate::workload::Workload;
 use crate::world::World;
+use facts::Facts;
+use trace::Scribe;
+use walk::{Nobody, Outcome, Watcher, walk};
 
-/// The proof that a flow was decided and allowed. Only [`decide`] makes one, and the stage that
-/// connects to the application takes it by value.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Permit {
-    destination: SocketAddr,
-}
-
-impl Permit {
-    /// The address that the flow may connect to.
-    #[must_use]
-    pub const fn destination(&self) -> SocketAddr {
-        self.destination
-    }
-}
-
-/// Why a flow may not reach its destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
-    /// The dialled address is not one of the pod's.
-    #[error("the dialled address is not an address of the pod")]
-    NotItsAddress,
-    /// The pod is no longer known.
-    #[error("the pod is no longer known")]
-    UnknownPod,
-}
-
-impl Denied {
-    /// The spelling used by metrics, log lines and the command line.
-    #[must_use]
-    pub const fn as_label(self) -> &'static str {
-        match self {
-            Self::NotItsAddress => "denied_not_its_address",
-            Self::UnknownPod => "denied_unknown_pod",
-        }
-    }
-}
+#[cfg(test)]
+mod tests;
 
 /// Decides on a flow.
-///
-/// # Errors
-/// Why it is denied.
-pub fn decide(world: &World, flow: &FlowContext) -> Result<Permit, Denied> {
+#[must_use]
+pub fn decide(world: &World, flow: &FlowContext) -> Decision {
+    ask(world, flow, &mut Nobody, &mut Nobody)
+}
+
+/// Decides on a flow and says how the decision came about.
+#[must_use]
+pub fn explain(world: &World, flow: &FlowContext) -> Trace {
+    let (mut enforced, mut dry_run) = (Scribe::default(), Scribe::default());
+    let decision = ask(world, flow, &mut enforced, &mut dry_run);
+    Trace { decision, steps: enforced.steps, dry_run: dry_run.steps }
+}
+
+fn ask(
+    world: &World,
+    flow: &FlowContext,
+    enforced: &mut impl Watcher,
+    dry_run: &mut impl Watcher,
+) -> Decision {
+    let pod = match reached(world, flow) {
+        Ok(pod) => pod,
+        Err(denied) => return Decision::before_policies(denied),
+    };
+    let facts = Facts::of(flow);
+    let keys = facts.keys();
+    let policies = world.policies();
+    let Outcome { verdict, by, missed } = walk(policies.enforced_on(pod), &facts, &keys, enforced);
+    let dry_run = policies.dry_run_on(pod).map(|view| {
+        let Outcome { verdict, by, .. } = walk(view, &facts, &keys, dry_run);
+        DryRun { verdict, by }
+    });
+    let verdict = verdict.map(|()| Permit { destination: flow.destination_address });
+    Decision { verdict, grounds: Grounds { by, missed, dry_run } }
+}
+
+/// The pod as it is now, if it is there and the dialled address is its own. No policy can allow
+/// otherwise.
+fn reached<'a>(world: &'a World, flow: &FlowContext) -> Result<&'a Workload, Denied> {
     let pod = world.workload(&flow.destination.uid).ok_or(Denied::UnknownPod)?;
     if !pod.addresses.contains(&flow.destination_address.ip()) {
         return Err(Denied::NotItsAddress);
     }
-    Ok(Permit { destination: flow.destination_address })
+    Ok(pod)
 }

@@ -27,6 +27,11 @@ impl<T> Selected<T> {
         values.entry(Arc::clone(value)).or_default().push((selector.clone(), thing));
     }
 
+    /// The things that are for every pod.
+    pub(super) fn for_all(&self) -> &[T] {
+        &self.all
+    }
+
     /// The things that are for pods of a selector and for a pod with these labels.
     pub(super) fn by_selector<'a>(
         &'a self,

@@ -13,7 +13,7 @@ use crate::workload::{
     Endpoint, Namespace, NodeName, ObjectName, Phase, PodUid, Service, Workload,
 };
 
-/// The snapshot. Cloning it costs eight reference counts.
+/// The snapshot. Cloning it costs nine reference counts.
 #[derive(Debug, Clone, Default)]
 pub struct World {
     namespaces: Arc<BTreeMap<Arc<str>, Arc<Namespace>>>,
@@ -139,6 +139,7 @@ impl World {
             world.touch_pods_of_changed_namespaces(&mut changes);
         }
         if !changes.policies.is_empty() {
+            world.policies.index(&changes.policies);
             let governed = world.workloads.values().filter(|pod| touched.covers(pod));
             changes.governed.extend(governed.map(|pod| pod.uid.clone()));
         }

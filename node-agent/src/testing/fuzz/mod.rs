@@ -39,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("enrolment", adit_core::enrolment::walk),
     ("http2", http2),
     ("manifests", manifests),
+    ("policy", adit_core::policy::check),
     ("pool", pool),
     ("spiffe_id", spiffe_id),
 ];

@@ -1,7 +1,11 @@
 //! What is a valid policy, what is refused, and what is said of the parts that cannot be enforced.
 
 use super::*;
-use crate::policy::spec::{ConditionSpec, OperationSpec, RuleSpec, SourceSpec};
+use crate::policy::invalid::GapReason;
+use crate::policy::spec::{
+    AuthorizationPolicySpec, ConditionSpec, OperationSpec, PeerAuthenticationSpec, RuleSpec,
+    SourceSpec,
+};
 
 #[test]
 fn a_peer_authentication_keeps_what_its_manifest_says() {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::policy::compile::Compiled;
+use crate::policy::index::{self, Scope, View};
 use crate::policy::invalid::{Gap, GapReason};
 use crate::policy::object::{
     AuthorizationPolicy, PeerAuthentication, PolicyId, PolicyKind, Selector,
@@ -13,19 +15,23 @@ use crate::workload::{ObjectName, Workload};
 /// The namespaces whose policies are for the whole mesh, unless others are configured.
 pub const ROOT_NAMESPACES: [&str; 2] = ["adit-system", "istio-system"];
 
-/// All policies. Cloning it costs two reference counts; a change copies what is of the same
-/// namespace.
+/// All policies. Cloning it costs three reference counts. A policy is compiled when it comes; a
+/// change indexes the policies of its own namespace anew, and shares those of all others.
 #[derive(Debug, Clone)]
 pub struct PolicySet {
     roots: Arc<BTreeSet<Arc<str>>>,
     namespaces: Arc<BTreeMap<Arc<str>, Arc<Policies>>>,
+    /// Those of the root namespaces.
+    mesh: Arc<Scope>,
 }
 
 /// The policies of one namespace, by name.
 #[derive(Debug, Clone, Default)]
 struct Policies {
     peer: BTreeMap<Arc<str>, Arc<PeerAuthentication>>,
-    authorization: BTreeMap<Arc<str>, Arc<AuthorizationPolicy>>,
+    authorization: BTreeMap<Arc<str>, Arc<Compiled>>,
+    /// Empty for a root namespace.
+    scope: Arc<Scope>,
 }
 
 /// The pods that a policy is for.
@@ -48,7 +54,11 @@ impl PolicySet {
     /// No policies, and these root namespaces.
     #[must_use]
     pub fn new(roots: impl IntoIterator<Item = Arc<str>>) -> Self {
-        Self { roots: Arc::new(roots.into_iter().collect()), namespaces: Arc::default() }
+        Self {
+            roots: Arc::new(roots.into_iter().collect()),
+            namespaces: Arc::default(),
+            mesh: Arc::default(),
+        }
     }
 
     /// The namespaces whose policies are for the whole mesh.
@@ -64,7 +74,9 @@ impl PolicySet {
 
     /// All AuthorizationPolicies, by namespace and name.
     pub fn authorization_policies(&self) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
-        self.namespaces.values().flat_map(|policies| policies.authorization.values())
+        let compiled =
+            self.namespaces.values().flat_map(|policies| policies.authorization.values());
+        compiled.map(|compiled| compiled.policy())
     }
 
     /// The PeerAuthentication of this name.
@@ -76,7 +88,8 @@ impl PolicySet {
     /// The AuthorizationPolicy of this name.
     #[must_use]
     pub fn authorization_policy(&self, name: &ObjectName) -> Option<&Arc<AuthorizationPolicy>> {
-        self.namespaces.get(&name.namespace)?.authorization.get(&name.name)
+        let compiled = self.namespaces.get(&name.namespace)?.authorization.get(&name.name)?;
+        Some(compiled.policy())
     }
 
     /// The pods that a policy is for; `None` if there is no such policy or it is for none.
@@ -110,6 +123,9 @@ impl PolicySet {
                 if self.is_root(&id.name.namespace) && !policy.selector().is_empty() {
                     gaps.push(GapReason::SelectorInRoot.at("spec.selector"));
                 }
+                if self.is_outranked(policy) {
+                    gaps.push(GapReason::Outranked.at("metadata.creationTimestamp"));
+                }
                 gaps
             }
             PolicyKind::AuthorizationPolicy => self
@@ -118,11 +134,64 @@ impl PolicySet {
         }
     }
 
+    /// Whether another policy of the same place and the same selector is older.
+    fn is_outranked(&self, policy: &Arc<PeerAuthentication>) -> bool {
+        let place = |policy: &PeerAuthentication| {
+            let namespace = &policy.id().name.namespace;
+            (!self.is_root(namespace)).then(|| Arc::clone(namespace))
+        };
+        let own = place(policy);
+        self.peer_authentications().any(|other| {
+            other.dry_run() == policy.dry_run()
+                && other.selector() == policy.selector()
+                && index::age(other) < index::age(policy)
+                && place(other) == own
+        })
+    }
+
+    /// The policies that have a say on a pod's flows.
+    pub(super) fn enforced_on<'a>(&'a self, pod: &'a Workload) -> View<'a> {
+        View::enforced(pod, &self.mesh, self.scope(pod))
+    }
+
+    /// The same and those that are only evaluated; `None` if there are none of these.
+    pub(super) fn dry_run_on<'a>(&'a self, pod: &'a Workload) -> Option<View<'a>> {
+        View::with_dry_run(pod, &self.mesh, self.scope(pod))
+    }
+
+    fn scope(&self, pod: &Workload) -> Option<&Scope> {
+        self.namespaces.get(&pod.name.namespace).map(|policies| &*policies.scope)
+    }
+
+    /// Indexes the namespaces of policies that have changed.
+    pub(crate) fn index<'a>(&mut self, changed: impl IntoIterator<Item = &'a Arc<PolicyId>>) {
+        let changed = changed.into_iter().map(|id| &id.name.namespace);
+        let changed: BTreeSet<_> = changed.collect();
+        let roots = Arc::clone(&self.roots);
+        let (changed_roots, changed): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|namespace| roots.contains(*namespace));
+        for namespace in changed {
+            let namespaces = Arc::make_mut(&mut self.namespaces);
+            if let Some(policies) = namespaces.get_mut(namespace) {
+                let policies = Arc::make_mut(policies);
+                let Policies { peer, authorization, .. } = &policies;
+                let scope = Scope::new(peer.values(), authorization.values(), false);
+                policies.scope = Arc::new(scope);
+            }
+        }
+        if !changed_roots.is_empty() {
+            let of = roots.iter().filter_map(|root| self.namespaces.get(root));
+            let peer = of.clone().flat_map(|policies| policies.peer.values());
+            let authorization = of.flat_map(|policies| policies.authorization.values());
+            self.mesh = Arc::new(Scope::new(peer, authorization, true));
+        }
+    }
+
     fn is_root(&self, namespace: &str) -> bool {
         self.roots.contains(namespace)
     }
 
-    /// Puts a policy in the place of its last version. `false` if that was the same.
+    /// Puts a policy in the place of its last version, to be indexed. `false` if that was the same.
     pub(crate) fn put_peer(&mut self, policy: PeerAuthentication) -> bool {
         let name = &policy.id().name;
         if self.peer_authentication(name).map(|old| &**old) == Some(&policy) {
@@ -134,7 +203,7 @@ impl PolicySet {
         true
     }
 
-    /// Puts a policy in the place of its last version. `false` if that was the same.
+    /// Puts a policy in the place of its last version, to be indexed. `false` if that was the same.
     pub(crate) fn put_authorization(&mut self, policy: AuthorizationPolicy) -> bool {
         let name = &policy.id().name;
         if self.authorization_policy(name).map(|old| &**old) == Some(&policy) {
@@ -142,11 +211,12 @@ impl PolicySet {
         }
         let id = Arc::clone(policy.id());
         let policies = self.namespace(&name.namespace);
-        policies.authorization.insert(Arc::clone(&id.name.name), Arc::new(policy));
+        let compiled = Compiled::new(Arc::new(policy));
+        policies.authorization.insert(Arc::clone(&id.name.name), Arc::new(compiled));
         true
     }
 
-    /// Removes a policy, if there is such a one.
+    /// Removes a policy, if there is such a one; the rest is to be indexed.
     pub(crate) fn remove(&mut self, id: &PolicyId) -> bool {
         let PolicyId { kind, name } = id;
         let known = match kind {

@@ -1,0 +1,243 @@
+//! AuthorizationPolicy.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{PolicyId, PolicyKind, Selector};
+use crate::policy::invalid::{Gap, GapReason, Invalid, Why};
+use crate::policy::matcher::{IpBlock, Match, ServiceAccount, TextMatch};
+use crate::policy::rule;
+use crate::policy::spec::AuthorizationPolicySpec;
+
+/// How many rules a policy may have, as Istio's schema has it.
+pub const MAX_RULES: usize = 512;
+
+/// What an AuthorizationPolicy does with the connections that its rules match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Lets them in, and nothing that no ALLOW policy of the pod matches.
+    Allow,
+    /// Refuses them, before ALLOW is asked.
+    Deny,
+    /// Has them logged in Istio; no effect here, and said so.
+    Audit,
+    /// Asks an external authorizer in Istio, which refuses them unless that agrees. There is none
+    /// that could be asked about a connection, so they are refused, as Istio's sidecars do where the
+    /// authorizer is unknown to them; to pass them on would open what the policy guards. (Istio's
+    /// ztunnel reports the action as unsupported and passes them on.)
+    Custom,
+}
+
+/// What adit makes of an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// The rules let in.
+    Allow,
+    /// The rules refuse.
+    Deny,
+}
+
+/// Who may connect, to a mesh, a namespace or the pods that a selector names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorizationPolicy {
+    id: Arc<PolicyId>,
+    created: Option<SystemTime>,
+    dry_run: bool,
+    selector: Selector,
+    effect: Option<Effect>,
+    action: Action,
+    rules: Vec<Rule>,
+    gaps: Vec<Gap>,
+}
+
+/// One rule: it matches what one of its sources, one of its operations and all of its conditions
+/// match; a part that is empty matches everything.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Rule {
+    /// `from`.
+    pub sources: Vec<Source>,
+    /// `to`.
+    pub operations: Vec<Operation>,
+    /// `when`.
+    pub conditions: Vec<Condition>,
+    /// An ALLOW rule that says something that cannot be enforced.
+    pub never: bool,
+}
+
+/// Where a connection comes from. All that is set must match.
+///
+/// A plaintext connection has no identity: nothing positive matches it, not even `*`, and no
+/// negative match keeps it out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Source {
+    /// The identity, as `<trust domain>/ns/<namespace>/sa/<service account>`.
+    pub principals: Match<TextMatch>,
+    /// The identity's namespace.
+    pub namespaces: Match<TextMatch>,
+    /// The identity's namespace and service account.
+    pub service_accounts: Match<ServiceAccount>,
+    /// The connection's own source address.
+    pub ip_blocks: Match<IpBlock>,
+    /// The identity's trust domain.
+    pub trust_domains: Match<TextMatch>,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Operation {
+    /// The port dialled: the pod's, not the service's.
+    pub ports: Match<u16>,
+}
+
+/// A further condition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Condition {
+    /// `source.ip`.
+    SourceIp(Match<IpBlock>),
+    /// `source.namespace`.
+    SourceNamespace(Match<TextMatch>),
+    /// `source.principal`.
+    SourcePrincipal(Match<TextMatch>),
+    /// `destination.ip`: the pod's address that was dialled.
+    DestinationIp(Match<IpBlock>),
+    /// `destination.port`.
+    DestinationPort(Match<u16>),
+}
+
+impl AuthorizationPolicy {
+    /// Checks a manifest.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn try_new(spec: AuthorizationPolicySpec) -> Result<Self, Vec<Invalid>> {
+        let mut wrong = Vec::new();
+        let mut gaps = Vec::new();
+        let action = Action::parse(&spec.action).unwrap_or_else(|why| {
+            wrong.push(why.at("spec.action", &spec.action));
+            Action::Allow
+        });
+        match action {
+            Action::Allow | Action::Deny => {}
+            Action::Audit => gaps.push(GapReason::Audit.at("spec.action")),
+            Action::Custom => gaps.push(GapReason::Custom.at("spec.action")),
+        }
+        if spec.targets {
+            gaps.push(GapReason::Targets.at("spec.targetRefs"));
+        }
+        if spec.targets && !spec.selector.is_empty() {
+            wrong.push(Why::SelectorWithTargets.at("spec.selector", ""));
+        }
+        for field in spec.unsupported {
+            gaps.push(Gap { field, why: GapReason::NoEffect });
+        }
+        if spec.rules.is_empty() && matches!(action, Action::Deny | Action::Custom) {
+            wrong.push(Why::NoRules.at("spec.rules", ""));
+        }
+        if spec.rules.len() > MAX_RULES {
+            wrong.push(Why::TooMany.at("spec.rules", spec.rules.len().to_string()));
+        }
+        let selector = Selector::check(&spec.selector, &mut wrong);
+        let effect = if spec.targets { None } else { action.effect() };
+        let mut checked = rule::Checked {
+            namespace: Arc::clone(&spec.name.namespace),
+            allow: action == Action::Allow,
+            wrong,
+            gaps,
+        };
+        let rules = spec.rules.into_iter().enumerate();
+        let rules = rules.map(|(index, rule)| checked.rule(index, rule)).collect();
+        if !checked.wrong.is_empty() {
+            return Err(checked.wrong);
+        }
+        let id = PolicyId { kind: PolicyKind::AuthorizationPolicy, name: spec.name };
+        Ok(Self {
+            id: Arc::new(id),
+            created: spec.created,
+            dry_run: spec.dry_run,
+            selector,
+            effect,
+            action,
+            rules,
+            gaps: checked.gaps,
+        })
+    }
+
+    /// Its kind and name.
+    #[must_use]
+    pub const fn id(&self) -> &Arc<PolicyId> {
+        &self.id
+    }
+
+    /// When it was created.
+    #[must_use]
+    pub const fn created(&self) -> Option<SystemTime> {
+        self.created
+    }
+
+    /// Whether it is only evaluated.
+    #[must_use]
+    pub const fn dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// The pods it is for.
+    #[must_use]
+    pub const fn selector(&self) -> &Selector {
+        &self.selector
+    }
+
+    /// What its manifest says it does.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        self.action
+    }
+
+    /// What it does; `None` if it does nothing.
+    #[must_use]
+    pub const fn effect(&self) -> Option<Effect> {
+        self.effect
+    }
+
+    /// Its rules. An ALLOW policy without any lets nothing in.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// What of it is not enforced as it is written.
+    #[must_use]
+    pub fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+}
+
+impl Action {
+    fn parse(text: &str) -> Result<Self, Why> {
+        match text {
+            "" | "ALLOW" => Ok(Self::Allow),
+            "DENY" => Ok(Self::Deny),
+            "AUDIT" => Ok(Self::Audit),
+            "CUSTOM" => Ok(Self::Custom),
+            _ => Err(Why::Action),
+        }
+    }
+
+    const fn effect(self) -> Option<Effect> {
+        match self {
+            Self::Allow => Some(Effect::Allow),
+            Self::Deny | Self::Custom => Some(Effect::Deny),
+            Self::Audit => None,
+        }
+    }
+
+    /// Istio's spelling.
+    #[must_use]
+    pub const fn as_label(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Audit => "AUDIT",
+            Self::Custom => "CUSTOM",
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Flows that live, after a change.
+
+use super::*;
+use crate::flow::CloseReason;
+use crate::recheck::{Recheck, recheck};
+
+#[test]
+fn a_flow_that_a_new_policy_refuses_ends_with_the_policys_name() {
+    let scene = Scene::new([]);
+    let cases = [
+        (peer("shop/default", "STRICT", |_| ()), Denied::Plaintext),
+        (peer("shop/cart", "STRICT", select(&[("app", "cart")])), Denied::Plaintext),
+        (peer("istio-system/default", "STRICT", |_| ()), Denied::Plaintext),
+        (
+            authorization("shop/x", "ALLOW", [], |spec| spec.selector = owned(&[("app", "cart")])),
+            Denied::NoRule,
+        ),
+        (policy("istio-system/x", "DENY", [RuleSpec::default()]), Denied::ByRule),
+    ];
+    for (policy, denied) in cases {
+        let flow = scene.flow(&PLAINTEXT);
+        let (world, changes) = scene.world.apply([policy.clone()]);
+        let Recheck::Ended(reason, grounds) = recheck(&world, Some(&changes), &flow) else {
+            panic!("{policy:#?}");
+        };
+        assert_eq!(reason, CloseReason::Denied(denied));
+        assert_eq!(Some(&grounds.by.unwrap().policy), changes.policies.first());
+    }
+}
+
+#[test]
+fn a_flow_ends_when_a_new_label_puts_its_pod_under_a_policy() {
+    let rule = RuleSpec::default();
+    let scene = Scene::new([authorization("shop/x", "DENY", [rule], |spec| {
+        spec.selector = owned(&[("quarantine", "yes")]);
+    })]);
+    let flow = scene.flow(&WEB.into());
+    let mut pod = pod();
+    pod.labels.insert(Arc::from("quarantine"), Arc::from("yes"));
+    let (world, changes) = scene.world.apply([Delta::Workload(pod)]);
+    let again = recheck(&world, Some(&changes), &flow);
+    assert!(matches!(again, Recheck::Ended(CloseReason::Denied(Denied::ByRule), _)), "{again:?}");
+}
+
+#[test]
+fn a_change_elsewhere_leaves_a_flow_alone() {
+    let scene = Scene::new([]);
+    let flow = scene.flow(&PLAINTEXT);
+    let (world, changes) = scene.world.apply([
+        peer("bank/default", "STRICT", |_| ()),
+        peer("shop/web", "STRICT", select(&[("app", "web")])),
+    ]);
+    assert_eq!(recheck(&world, Some(&changes), &flow), Recheck::Untouched);
+    assert_eq!(recheck(&world, None, &flow), Recheck::Permitted(Grounds::default()));
+}
+
+#[test]
+fn a_flow_ends_when_the_rule_that_allowed_it_goes() {
+    let of = |namespace: &str| from(SourceSpec { namespaces: texts(&[namespace]), ..none() });
+    let scene = Scene::new([policy("shop/list", "ALLOW", [of("shop"), of("bank")])]);
+    let (web, teller) = (scene.flow(&WEB.into()), scene.flow(&TELLER.into()));
+    let (world, changes) = scene.world.apply([policy("shop/list", "ALLOW", [of("bank")])]);
+    let ended = recheck(&world, Some(&changes), &web);
+    assert!(matches!(ended, Recheck::Ended(CloseReason::Denied(Denied::NoRule), _)), "{ended:?}");
+    let Recheck::Permitted(grounds) = recheck(&world, Some(&changes), &teller) else {
+        panic!("the other flow is still allowed");
+    };
+    assert_eq!(grounds.by.unwrap().rule, Some(0));
+}
