@@ -28,9 +28,11 @@ pub(super) fn build(
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("cannot empty {}", root.display()))?;
     }
-    for directory in ["bin", "dev", "modules", "proc", "run", "sys", "tests", "tmp"] {
+    for directory in ["bin", "dev", "etc", "modules", "proc", "run", "sys", "tests", "tmp"] {
         fs::create_dir_all(root.join(directory))?;
     }
+    // What the tests know that every machine has.
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
     let busybox = find("busybox", "busybox-static")?;
     fs::copy(&busybox, root.join("bin/busybox")).context("cannot copy BusyBox")?;
     let ip = find("ip", "iproute2")?;

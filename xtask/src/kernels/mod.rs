@@ -15,6 +15,7 @@ mod package;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -39,8 +40,22 @@ pub(crate) fn run(root: &Path, only: Option<&str>) -> Result<()> {
         bail!("no such series of kernels; there are: {}", SERIES.join(", "));
     }
     let programs = build(root)?;
-    for series in series {
-        step(&format!("kernel {series}"), || on(root, series, &programs))?;
+    step(&format!("kernels {}", series.join(", ")), || all(root, &series, &programs))
+}
+
+/// All at the same time: each is emulated by one thread.
+fn all(root: &Path, series: &[&str], programs: &Programs) -> Result<()> {
+    let mut outcomes = Vec::new();
+    thread::scope(|scope| {
+        let start = |series| (series, scope.spawn(move || on(root, series, programs)));
+        let running: Vec<_> = series.iter().copied().map(start).collect();
+        outcomes.extend(running.into_iter().map(|(series, guest)| (series, guest.join())));
+    });
+    for (series, outcome) in outcomes {
+        match outcome {
+            Ok(result) => result.with_context(|| format!("kernel {series}"))?,
+            Err(panicked) => std::panic::resume_unwind(panicked),
+        }
     }
     Ok(())
 }
