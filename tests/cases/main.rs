@@ -1,6 +1,8 @@
 //! The end-to-end tests: real agents, real eBPF, real traffic. Run them with `cargo xtask test`.
 
 #[cfg(test)]
+mod abuse;
+#[cfg(test)]
 mod awaiting;
 #[cfg(test)]
 mod capture;
