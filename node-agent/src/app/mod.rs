@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use adit_shared::key::Role;
 use anyhow::Context as _;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::TcpListener;
@@ -39,6 +40,9 @@ const RECORDS: usize = 16 << 10;
 
 /// Flows that ended and are still shown.
 const RECENT: usize = 4096;
+
+/// How long connections that are queued at a listener may take to be accepted.
+const QUEUED: Duration = Duration::from_millis(200);
 
 /// How long whoever asked for the drain has to take the answer.
 const LAST_ANSWER: Duration = Duration::from_millis(200);
@@ -73,6 +77,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
 /// What the agent consists of once it runs.
 struct Running {
     workers: worker::Workers,
+    kernel: KernelDatapath,
     enroller: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
     observing: JoinHandle<()>,
@@ -140,7 +145,7 @@ async fn start(
         certificates,
         manifests: manifests.clone(),
         directory: config.discovery.manifests.directory.clone(),
-        kernel,
+        kernel: kernel.clone(),
         trigger: Arc::clone(trigger),
         ending: Arc::clone(&ending),
     };
@@ -174,7 +179,7 @@ async fn start(
     tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds.clone(), enrolments)));
     let enroller = tokio::spawn(enroller.run(first_list(worlds), shutdown.clone()));
     tracing::info!(node = %config.mesh.node, workers = workers.count(), "agent started");
-    Ok(Running { workers, enroller, tasks, observing, readiness, ending, _pins: pins })
+    Ok(Running { workers, kernel, enroller, tasks, observing, readiness, ending, _pins: pins })
 }
 
 /// The threads that carry traffic, and the kernel's side of it.
@@ -262,14 +267,27 @@ async fn ready_when_enrolled(
     drop(discovered);
 }
 
+/// Lets new connections wait for the next agent, and leaves the workers the time to take those that
+/// are queued: what a closed listener has not handed over would be reset. What the pods open comes
+/// first, so that a connection between two of them still finds its way.
+async fn stop_steering(kernel: &KernelDatapath) {
+    for roles in [&[Role::Outbound][..], &[Role::Hbone, Role::Plaintext]] {
+        if let Err(error) = kernel.stop_steering(roles) {
+            tracing::warn!(%error, "connections that come now are refused instead of held");
+        }
+        tokio::time::sleep(QUEUED).await;
+    }
+}
+
 /// Ends everything: no new flow, time for the open ones, then the rest. The pods stay captured, so
 /// that their connections wait for the next agent.
 async fn end(running: Running, trigger: &Trigger, mut shutdown: Shutdown) {
-    let Running { workers, enroller, tasks, observing, readiness, ending, _pins } = running;
+    let Running { workers, kernel, enroller, tasks, observing, readiness, ending, _pins } = running;
     let _draining = readiness.guard("the end of the process");
     let deadline = *ending.deadline.load_full();
     ending.until.store(Some(Arc::new(SystemTime::now() + deadline)));
     tracing::info!(?deadline, "draining");
+    stop_steering(&kernel).await;
     let cut = tokio::select! {
         cut = workers.drain(deadline) => cut,
         () = shutdown.reached(Phase::Forced) => {

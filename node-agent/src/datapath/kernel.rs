@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use adit_core::enrolment::Step;
 use adit_core::workload::PodUid;
-use adit_shared::key::{MAX_PODS, MAX_WORKERS};
+use adit_shared::key::{MAX_PODS, MAX_WORKERS, Role};
 use adit_shared::names;
 use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink};
@@ -103,6 +103,16 @@ impl KernelDatapath {
             missing.extend(pod.missing(&enrolled, &rivals)?);
         }
         Ok(missing)
+    }
+
+    /// Takes the listeners of these roles out of the kernel's sight, for all pods: from now on new
+    /// connections wait for the next agent (program `hold`), as they do while none runs.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn stop_steering(&self, roles: &[Role]) -> Result<(), DatapathError> {
+        let indices: Vec<u32> = self.node.pods().values().map(|place| place.index).collect();
+        indices.into_iter().try_for_each(|index| self.node.maps.empty(index, roles))
     }
 
     /// What the programs have counted: a label and a number each.
@@ -311,7 +321,7 @@ impl Node {
     fn collect(&self, uid: &PodUid, index: u32) -> Result<(), DatapathError> {
         self.withdraw(index)?;
         self.pins.remove_pods(uid, index)?;
-        self.maps.empty(index)
+        self.maps.empty(index, &Role::ALL)
     }
 
     fn withdraw(&self, index: u32) -> Result<(), DatapathError> {

@@ -190,10 +190,10 @@ impl Maps {
         }
     }
 
-    /// Empties a pod's slots.
-    pub(super) fn empty(&self, index: u32) -> Result<(), DatapathError> {
+    /// Empties a pod's slots of these roles.
+    pub(super) fn empty(&self, index: u32, roles: &[Role]) -> Result<(), DatapathError> {
         let mut map = lock(&self.listeners);
-        for role in Role::ALL {
+        for role in roles.iter().copied() {
             for worker in 0..MAX_WORKERS {
                 gone_is_fine(map.clear_index(&slot(index, role, worker)))
                     .map_err(|source| failed("remove a listener from map LISTENERS", source))?;

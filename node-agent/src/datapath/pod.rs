@@ -130,7 +130,7 @@ impl KernelPod {
     }
 
     pub(super) fn empty_slots(&self) -> Result<(), DatapathError> {
-        self.node.maps.empty(self.index)
+        self.node.maps.empty(self.index, &Role::ALL)
     }
 
     /// Loads and attaches the look-up program. It takes the place of one that an earlier agent left,
