@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::Result;
 
 use crate::step::{cargo, execute, step};
-use crate::{arch, ebpf, kernels, proto, test};
+use crate::{arch, bench, ebpf, kernels, proto, test};
 
 /// Runs every check; the first failure ends it.
 pub(crate) fn run(root: &Path) -> Result<()> {
@@ -26,7 +26,8 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     step("ebpf", || ebpf::run(true))?;
     step("proto", || proto::run(root, true))?;
     kernels::run(root, None)?;
-    test::end_to_end(root, None, true)
+    test::end_to_end(root, None, true)?;
+    step("bench", || bench::run(root, &bench::Options::quick()))
 }
 
 /// Bans, licences and sources always; advisories where their database can be had.

@@ -1,26 +1,17 @@
 //! `cargo xtask demo`: builds adit and the demo, and runs it as root.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 
 use crate::step::execute;
-use crate::test::{become_root, build};
+use crate::test::{as_root, build};
 
 /// Runs the demo.
 pub(crate) fn run(root: &Path, keep: bool, clean: bool) -> Result<()> {
     let adit = build(root, &["-p", "adit"], "adit")?;
     let demo = build(root, &["-p", "adit-e2e", "--bins"], "demo")?;
-    let words = become_root()?;
-    let mut command = match words.split_first() {
-        Some((first, rest)) => {
-            let mut command = Command::new(first);
-            command.args(rest).arg(demo);
-            command
-        }
-        None => Command::new(demo),
-    };
+    let mut command = as_root(&demo)?;
     command.args(keep.then_some("--keep")).args(clean.then_some("--clean"));
     execute(command.env("ADIT_BIN", adit))
 }

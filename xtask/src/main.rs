@@ -1,6 +1,7 @@
 //! adit's development tasks. `cargo xtask ci` is what CI runs.
 
 mod arch;
+mod bench;
 mod bless;
 mod ci;
 mod demo;
@@ -42,6 +43,8 @@ enum Task {
         #[arg(long, conflicts_with = "keep")]
         clean: bool,
     },
+    /// The same work with and without adit, by turns (needs root and a quiet machine)
+    Bench(bench::Options),
     /// Build the eBPF object from its sources
     Ebpf {
         /// Only check that the committed object is what the sources give
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Task::Ci => ci::run(root),
         Task::Test { filter } => test::run(root, filter.as_deref()),
         Task::Demo { keep, clean } => demo::run(root, keep, clean),
+        Task::Bench(options) => bench::run(root, &options),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Kernels { series } => kernels::run(root, series.as_deref()),
         Task::Proto { check } => proto::run(root, check),

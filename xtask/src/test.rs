@@ -62,15 +62,16 @@ pub(crate) fn end_to_end(root: &Path, filter: Option<&str>, required: bool) -> R
 
 /// Builds a binary and returns where it is.
 pub(crate) fn build(root: &Path, selection: &[&str], binary: &str) -> Result<PathBuf> {
+    let release = selection.contains(&"--release");
     let mut command = cargo(root, &["build", "--quiet", "--locked"]);
     execute(command.args(selection))?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let path = root.join(target).join("debug").join(binary);
+    let path = root.join(target).join(if release { "release" } else { "debug" }).join(binary);
     fs::canonicalize(&path).with_context(|| format!("cargo did not build {}", path.display()))
 }
 
 /// The words that make what follows them run as root.
-pub(crate) fn become_root() -> Result<Vec<&'static str>> {
+fn become_root() -> Result<Vec<&'static str>> {
     if is_root() {
         return Ok(Vec::new());
     }
@@ -79,6 +80,19 @@ pub(crate) fn become_root() -> Result<Vec<&'static str>> {
         bail!("this needs root, and there is no `sudo`: run it as root");
     }
     Ok(vec!["sudo", "--preserve-env=ADIT_BIN,E2E_REQUIRE,E2E_LOG,CI"])
+}
+
+/// A command that runs a program as root.
+pub(crate) fn as_root(program: &Path) -> Result<Command> {
+    let words = become_root()?;
+    Ok(match words.split_first() {
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+        None => Command::new(program),
+    })
 }
 
 fn is_root() -> bool {
