@@ -89,6 +89,8 @@ pub(super) fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    // The tunnel seals and opens records itself.
+    config.enable_secret_extraction = true;
     config.max_early_data_size = 0;
     Ok(config)
 }
@@ -109,6 +111,8 @@ pub(super) fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
+    // The tunnel seals and opens records itself.
+    config.enable_secret_extraction = true;
     config.enable_early_data = false;
     Ok(config)
 }

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::datapath::fake::{FakeNetwork, Inward};
 use crate::testing::{TestAgent, TestCa, cluster};
+use crate::tunnel;
 
 const CLIENT: &str = "127.77.1.1";
 const SERVER: &str = "127.77.2.1";
@@ -98,6 +99,23 @@ async fn a_reset_is_passed_on_while_the_other_application_does_not_read() {
     let out = scene.a.ended(Direction::Outbound).await;
     assert_eq!(out.end, Some(CloseReason::ResetBySource));
     rest(&mut server).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_beyond_what_the_other_agent_takes_in_a_tunnel_go_through_others_at_once() {
+    let scene = Scene::where_the_server_takes(3).await;
+    let app = scene.application(80).await;
+    let mut open = Vec::new();
+    for number in 0..12_u8 {
+        // Well within the time that a flow may wait for its connection.
+        let flow = tokio::time::timeout(Duration::from_secs(2), scene.flow(&app, 80));
+        let (mut client, (mut server, _)) = flow.await.unwrap();
+        client.write_all(&[number]).await.unwrap();
+        let mut got = [0];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, [number]);
+        open.push((client, server));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -280,10 +298,15 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::where_the_server_takes(tunnel::Settings::default().max_streams).await
+    }
+
+    /// The server's agent takes so many streams in a tunnel.
+    async fn where_the_server_takes(streams: u32) -> Self {
         let network = FakeNetwork::new();
         let ca = TestCa::new();
         let a = TestAgent::start(&network, "a", &ca);
-        let b = TestAgent::start(&network, "b", &ca);
+        let b = TestAgent::start_with_streams(&network, "b", &ca, streams);
         let client = a.enrolled(&world(), "client").await;
         b.enrolled(&world(), "server").await;
         Self { network, a, b, client, _ca: ca }

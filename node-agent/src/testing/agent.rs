@@ -84,6 +84,20 @@ impl TestAgent {
     /// If a thread cannot be made.
     #[must_use]
     pub fn start(network: &FakeNetwork, node: &str, ca: &TestCa) -> Self {
+        Self::start_with_streams(network, node, ca, tunnel::Settings::default().max_streams)
+    }
+
+    /// Such an agent, whose tunnels take so many streams at a time.
+    ///
+    /// # Panics
+    /// If a thread cannot be made.
+    #[must_use]
+    pub fn start_with_streams(
+        network: &FakeNetwork,
+        node: &str,
+        ca: &TestCa,
+        max_streams: u32,
+    ) -> Self {
         let (trigger, shutdown) = shutdown::channel();
         let (recorder, records) = observer::channel(1 << 16);
         let worlds = Worlds::new();
@@ -96,6 +110,7 @@ impl TestAgent {
             connect_timeout: Duration::from_secs(3),
             ping_interval: Duration::from_millis(500),
             ping_timeout: Duration::from_millis(500),
+            max_streams,
             ..tunnel::Settings::default()
         };
         let context = worker::Context {

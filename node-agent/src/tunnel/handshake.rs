@@ -14,7 +14,7 @@ use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::h2::{Incoming, Served, serve};
-use super::tls::{Detached, HandshakeError, Session};
+use super::tls::{Detached, HandshakeError, Session, Shaken};
 use super::{Ends, Settings};
 use crate::datapath::EnrolledPod;
 use crate::identity::{self, Certificates};
@@ -38,13 +38,13 @@ pub(crate) struct AcceptedTunnel {
     pub(crate) pod: Arc<EnrolledPod>,
     /// Who is at its ends.
     pub(crate) ends: Ends,
-    pub(super) stream: Detached<UnbufferedServerConnection>,
+    pub(super) stream: Detached,
 }
 
 /// A tunnel that this node dialled, after its handshake.
 pub(super) struct DialledTunnel {
     pub(super) ends: Ends,
-    pub(super) stream: Detached<UnbufferedClientConnection>,
+    pub(super) stream: Detached,
 }
 
 impl Handshakes {
@@ -72,10 +72,9 @@ impl Handshakes {
     ) -> Result<AcceptedTunnel, CloseReason> {
         let svid = self.certificates.current(&pod.identity).ok_or(CloseReason::NoCertificate)?;
         let session = UnbufferedServerConnection::new(svid.server_config()).map_err(failed)?;
-        let stream = self.shake_hands(tcp, session).await;
+        let shaken = self.shake_hands(tcp, session, pod.identity.clone()).await;
         drop(place);
-        let stream = stream?;
-        let ends = ends(&stream, pod.identity.clone())?;
+        let (ends, stream) = shaken?;
         Ok(AcceptedTunnel { pod, ends, stream })
     }
 
@@ -92,8 +91,7 @@ impl Handshakes {
         let name = ServerName::IpAddress(address.ip().into());
         let config = svid.client_config(expected).map_err(failed)?;
         let session = UnbufferedClientConnection::new(config, name).map_err(failed)?;
-        let stream = self.shake_hands(tcp, session).await?;
-        let ends = ends(&stream, pod.identity.clone())?;
+        let (ends, stream) = self.shake_hands(tcp, session, pod.identity.clone()).await?;
         Ok(DialledTunnel { ends, stream })
     }
 
@@ -101,23 +99,34 @@ impl Handshakes {
         &self,
         tcp: std::net::TcpStream,
         session: S,
-    ) -> Result<Detached<S>, CloseReason> {
+        local: SpiffeId,
+    ) -> Result<(Ends, Detached), CloseReason> {
         let timed_out = CloseReason::Tls(TlsFailure::TimedOut);
         let task = self.runtime.spawn(tokio::time::timeout(self.limit, async move {
-            Detached::handshake(TcpStream::from_std(tcp)?, session).await
+            let tcp = TcpStream::from_std(tcp).map_err(|error| lost(&error))?;
+            let shaken = Shaken::shake(tcp, session).await.map_err(unshaken)?;
+            let ends = ends(&shaken, local)?;
+            Ok((ends, shaken.detach().map_err(unshaken)?))
         }));
         match task.await {
-            Ok(Ok(Ok(stream))) => Ok(stream),
-            Ok(Ok(Err(HandshakeError::Tls(error)))) => Err(failed(error)),
-            Ok(Ok(Err(HandshakeError::Socket(error)))) => {
-                tracing::debug!(%error, "connection lost during the TLS handshake");
-                Err(CloseReason::Tls(TlsFailure::Protocol))
-            }
+            Ok(Ok(shaken)) => shaken,
             Ok(Err(_elapsed)) => Err(timed_out),
             // The control runtime is shutting down.
             Err(_ended) => Err(CloseReason::Drained),
         }
     }
+}
+
+fn unshaken(error: HandshakeError) -> CloseReason {
+    match error {
+        HandshakeError::Tls(error) => failed(error),
+        HandshakeError::Socket(error) => lost(&error),
+    }
+}
+
+fn lost(error: &std::io::Error) -> CloseReason {
+    tracing::debug!(%error, "connection lost during the TLS handshake");
+    CloseReason::Tls(TlsFailure::Protocol)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
@@ -126,7 +135,7 @@ fn failed(error: rustls::Error) -> CloseReason {
     CloseReason::Tls(identity::classify(&error))
 }
 
-fn ends<S: Session>(stream: &Detached<S>, local: SpiffeId) -> Result<Ends, CloseReason> {
+fn ends<S: Session>(stream: &Shaken<S>, local: SpiffeId) -> Result<Ends, CloseReason> {
     let state = stream.state();
     let chain = state.peer_certificates().unwrap_or_default();
     let peer = identity::peer_identity(chain).map_err(CloseReason::Tls)?;
@@ -145,7 +154,10 @@ pub(crate) async fn serve_accepted(
     accept: impl FnMut(Incoming),
 ) -> Served {
     match tunnel.stream.attach() {
-        Ok(stream) => serve(stream, settings, drain, accept).await,
+        Ok(stream) => {
+            let activity = stream.activity();
+            serve((stream, activity), settings, drain, accept).await
+        }
         Err(error) => Served::Broken(error),
     }
 }

@@ -4,6 +4,7 @@
 //! The proxy sees the traits and these entrances only. How bytes become HTTP/2 is the business of
 //! one engine, the module `h2`: another one may stand beside it.
 
+mod activity;
 mod buffer;
 mod h2;
 mod handshake;
@@ -18,6 +19,8 @@ use adit_core::flow::TlsInfo;
 use adit_core::identity::SpiffeId;
 use bytes::Bytes;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use activity::Activity;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use h2::serve;
 pub(crate) use h2::{Incoming, Reader, Served, Writer};

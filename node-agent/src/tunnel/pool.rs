@@ -16,6 +16,7 @@ use adit_core::workload::PodUid;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::activity::Activity;
 use super::h2::{self, Answer, Client, Reader, Writer};
 use super::handshake::{DialledTunnel, Handshakes};
 use super::{ConnectHead, Ends, Settings};
@@ -45,6 +46,9 @@ struct Inner {
 /// A tunnel that is open.
 struct Tunnel {
     client: Client,
+    activity: Activity,
+    /// How many streams the other end takes, as the machine was told.
+    takes: Cell<u32>,
     ends: Rc<Ends>,
     signals: Rc<Signals>,
     streams: Cell<u32>,
@@ -137,6 +141,7 @@ impl Tunnels {
             match deadline {
                 Some((at, _why)) => tokio::select! {
                     () = tokio::time::sleep_until(at.into()) => {
+                        self.0.hear();
                         self.0.machine.borrow_mut().handle_timeout(Instant::now().into());
                         self.0.execute(None);
                     }
@@ -160,8 +165,14 @@ impl Tunnels {
             address: hop.destination.ip(),
             identity: hop.identity.clone(),
         };
-        for _ in 0..ATTEMPTS {
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
             let Lease { client, ends, place } = self.lease(pod, key.clone()).await?;
+            if self.0.is_overfull(&place) {
+                // Another tunnel has room, or will be dialled.
+                continue;
+            }
+            attempts += 1;
             match client.request(head).await {
                 Answer::Stream(reader, writer) => {
                     return Ok(Opened { reader, writer, ends, place });
@@ -169,7 +180,9 @@ impl Tunnels {
                 Answer::Status(code) => {
                     return Err(OpenError { reason: CloseReason::Rejected(code), again: false });
                 }
-                Answer::GoingAway => self.0.going_away(place.tunnel),
+                // The other end's limit came too late for this one.
+                Answer::Full if self.0.is_overfull(&place) => {}
+                Answer::Full | Answer::GoingAway => self.0.going_away(place.tunnel),
                 Answer::Lost => self.0.handle(Input::Lost(place.tunnel), None),
             }
         }
@@ -282,6 +295,30 @@ impl Inner {
         }
     }
 
+    /// Tells the machine which tunnels were heard of, and when.
+    fn hear(&self) {
+        for (id, tunnel) in self.open.borrow().iter() {
+            let last = tunnel.activity.last().into();
+            self.machine.borrow_mut().handle(Input::Heard(*id), last);
+        }
+    }
+
+    /// Whether the other end takes fewer streams than its tunnel has with this one. One that takes
+    /// none at all is asked nevertheless, and then avoided.
+    fn is_overfull(self: &Rc<Self>, place: &Place) -> bool {
+        let (takes, streams) = {
+            let open = self.open.borrow();
+            let Some(tunnel) = open.get(&place.tunnel) else { return false };
+            let takes = tunnel.client.takes();
+            if tunnel.takes.replace(takes) == takes && tunnel.streams.get() <= takes {
+                return false;
+            }
+            (takes, tunnel.streams.get())
+        };
+        self.handle(Input::Takes(place.tunnel, takes), None);
+        takes > 0 && streams > takes
+    }
+
     fn going_away(self: &Rc<Self>, id: TunnelId) {
         if let Some(tunnel) = self.open.borrow().get(&id) {
             tunnel.accepting.set(false);
@@ -337,10 +374,13 @@ impl Inner {
     async fn drive(self: &Rc<Self>, id: TunnelId, dialled: DialledTunnel) {
         let DialledTunnel { ends, stream } = dialled;
         let opened = match stream.attach() {
-            Ok(stream) => h2::connect(stream).await,
+            Ok(stream) => {
+                let activity = stream.activity();
+                h2::connect(stream).await.map(|opened| (activity, opened))
+            }
             Err(error) => Err(error),
         };
-        let (client, mut ping, connection) = match opened {
+        let (activity, (client, mut ping, connection)) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::debug!(tunnel = id.0, %error, "tunnel could not be opened");
@@ -349,7 +389,9 @@ impl Inner {
         };
         let signals = Rc::new(Signals::default());
         let tunnel = Tunnel {
+            takes: Cell::new(client.takes()),
             client,
+            activity,
             ends: Rc::new(ends),
             signals: Rc::clone(&signals),
             streams: Cell::new(0),

@@ -61,8 +61,10 @@ pub enum Input {
     DialFailed(TunnelId),
     /// A stream that was assigned has ended.
     StreamEnded(TunnelId),
-    /// Something was heard from the other end: a PING's answer, or a stream's.
+    /// Something was heard from the other end at the time given: a PING's answer, or anything else.
     Heard(TunnelId),
+    /// The other end takes so many streams at a time (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    Takes(TunnelId, u32),
     /// The other end takes no new streams (GOAWAY).
     GoingAway(TunnelId),
     /// The tunnel broke or was closed.
@@ -135,6 +137,11 @@ impl Pool {
             Input::Heard(id) => {
                 if let Some(tunnel) = self.tunnels.get_mut(&id) {
                     tunnel.heard(now);
+                }
+            }
+            Input::Takes(id, streams) => {
+                if let Some(tunnel) = self.tunnels.get_mut(&id) {
+                    tunnel.takes(streams);
                 }
             }
             Input::GoingAway(id) => self.going_away(id),

@@ -91,6 +91,32 @@ fn a_tunnel_that_answers_lives_on() {
 }
 
 #[test]
+fn anything_that_came_after_the_ping_is_as_good_as_its_answer_and_what_came_before_is_not() {
+    let mut pool = Driver::new();
+    pool.open(0, "a");
+    let before = pool.now;
+    assert_eq!(pool.advance(10), [Command::Ping(TunnelId(0))]);
+    pool.machine.handle(Input::Heard(TunnelId(0)), before);
+    assert_eq!(pool.advance(4), []);
+    pool.put(Input::Heard(TunnelId(0)));
+    assert_eq!(pool.advance(4), []);
+    pool.machine.handle(Input::Heard(TunnelId(0)), before);
+    assert_eq!(pool.advance(6), [Command::Ping(TunnelId(0))]);
+    assert_eq!(pool.advance(5), [Command::Close(TunnelId(0), Closed::Silent)]);
+}
+
+#[test]
+fn a_peer_that_takes_fewer_streams_gets_a_second_tunnel_earlier() {
+    let mut pool = Driver::new();
+    pool.open(0, "a");
+    pool.put(Input::Takes(TunnelId(0), 1));
+    assert_eq!(pool.want(1, "a"), [dial(1, "a")]);
+    pool.put(Input::Takes(TunnelId(0), 7));
+    assert_eq!(pool.want(2, "a"), [assign(2, 0)], "its room is this end's again");
+    assert_eq!(pool.want(3, "a"), [], "it waits for the one being dialled");
+}
+
+#[test]
 fn a_tunnel_that_was_silent_is_probed_together_with_its_next_stream() {
     let mut pool = Driver::new();
     pool.open(0, "a");

@@ -13,6 +13,8 @@ const STALE: Duration = Duration::from_secs(1);
 pub(super) struct Tunnel {
     pub(super) key: Key,
     pub(super) waiters: Vec<WaiterId>,
+    /// Streams at a time that the other end takes.
+    takes: u32,
     state: State,
 }
 
@@ -39,7 +41,7 @@ pub(super) enum Health {
 
 impl Tunnel {
     pub(super) const fn dialling(key: Key) -> Self {
-        Self { key, waiters: Vec::new(), state: State::Dialling }
+        Self { key, waiters: Vec::new(), takes: u32::MAX, state: State::Dialling }
     }
 
     pub(super) const fn is_dialling(&self) -> bool {
@@ -55,10 +57,17 @@ impl Tunnel {
         std::mem::take(&mut self.waiters)
     }
 
-    pub(super) const fn has_room(&self, limits: &Limits) -> bool {
+    /// Notes how many streams the other end takes.
+    pub(super) const fn takes(&mut self, streams: u32) {
+        self.takes = streams;
+    }
+
+    pub(super) fn has_room(&self, limits: &Limits) -> bool {
         match self.state {
             State::Dialling => false,
-            State::Open { streams, going, .. } => !going && streams < limits.max_streams,
+            State::Open { streams, going, .. } => {
+                !going && streams < limits.max_streams.min(self.takes)
+            }
         }
     }
 
@@ -86,12 +95,14 @@ impl Tunnel {
         }
     }
 
-    pub(super) const fn heard(&mut self, now: Instant) {
+    /// Something came at that time, which may have passed a while ago.
+    pub(super) fn heard(&mut self, at: Instant) {
         let State::Open { heard, probed, .. } = &mut self.state else {
             return;
         };
-        *heard = now;
-        *probed = None;
+        *heard = at.max(*heard);
+        // Whatever comes after a PING was sent is as good as its answer.
+        *probed = probed.filter(|probed| at < *probed);
     }
 
     /// Notes that a PING is on its way; false if one is already.

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::activity::Activity;
 use super::{Broken, ConnectHead, ReadHalf, Settings, WriteHalf};
 
 /// What one stream may have in flight, in bytes.
@@ -67,6 +69,8 @@ pub(super) enum Answer {
     Status(u16),
     /// The tunnel takes no more streams. Nothing was sent.
     GoingAway,
+    /// The tunnel takes fewer streams at a time than it has.
+    Full,
     /// The tunnel broke before the answer came.
     Lost,
 }
@@ -127,6 +131,11 @@ fn no_ping() -> io::Error {
 }
 
 impl Client {
+    /// How many streams at a time the other end takes, as far as it has said.
+    pub(super) fn takes(&self) -> u32 {
+        u32::try_from(self.requests.current_max_send_streams()).unwrap_or(u32::MAX)
+    }
+
     /// Asks for a stream and waits for the answer.
     pub(super) async fn request(&self, head: &ConnectHead) -> Answer {
         let Some(request) = connect_request(head) else {
@@ -167,8 +176,10 @@ fn connect_request(head: &ConnectHead) -> Option<Request<()>> {
 /// A stream above the GOAWAY's last one, or one reset with REFUSED_STREAM, was not processed
 /// (RFC 9113, sections 6.8 and 8.7): it may be tried again elsewhere.
 fn refused(error: &::h2::Error) -> Answer {
-    if error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM) {
+    if error.is_go_away() {
         Answer::GoingAway
+    } else if error.reason() == Some(Reason::REFUSED_STREAM) {
+        Answer::Full
     } else if error.is_reset() {
         // The other end gave up on the request without a status.
         Answer::Status(StatusCode::SERVICE_UNAVAILABLE.as_u16())
@@ -180,7 +191,7 @@ fn refused(error: &::h2::Error) -> Answer {
 /// Serves a tunnel until it ends: each request goes to `accept`. When `drain` turns true no new one
 /// is taken, and the tunnel ends with its last stream.
 pub(crate) async fn serve<T>(
-    io: T,
+    (io, activity): (T, Activity),
     settings: &Settings,
     mut drain: watch::Receiver<bool>,
     mut accept: impl FnMut(Incoming),
@@ -208,7 +219,7 @@ where
     let Some(ping) = connection.ping_pong() else {
         return Served::Broken(no_ping());
     };
-    let silent = keep_alive(ping, settings.ping_interval, settings.ping_timeout);
+    let silent = keep_alive(ping, &activity, (settings.ping_interval, settings.ping_timeout));
     let mut silent = std::pin::pin!(silent);
     let mut draining = false;
     loop {
@@ -228,16 +239,30 @@ where
     }
 }
 
-/// Completes when the other end has left a PING unanswered for too long.
-async fn keep_alive(mut ping: PingPong, interval: Duration, timeout: Duration) {
+/// Completes when the other end has left a PING unanswered for too long, and nothing else has come
+/// meanwhile.
+async fn keep_alive(
+    mut ping: PingPong,
+    activity: &Activity,
+    (interval, limit): (Duration, Duration),
+) {
     loop {
-        tokio::time::sleep(interval).await;
-        match tokio::time::timeout(timeout, ping.ping(Ping::opaque())).await {
-            Ok(Ok(_pong)) => {}
-            // The connection has ended; `accept` says why.
-            Ok(Err(_ended)) => std::future::pending().await,
-            Err(_elapsed) => return,
+        sleep_until(activity.last() + interval).await;
+        if activity.last().elapsed() < interval {
+            continue;
         }
+        let mut pong = std::pin::pin!(ping.ping(Ping::opaque()));
+        let mut heard = Instant::now();
+        loop {
+            match timeout_at(heard + limit, &mut pong).await {
+                Ok(Ok(_pong)) => break,
+                // The connection has ended; `accept` says why.
+                Ok(Err(_ended)) => std::future::pending().await,
+                Err(_elapsed) if activity.last() > heard => heard = activity.last(),
+                Err(_elapsed) => return,
+            }
+        }
+        activity.mark();
     }
 }
 

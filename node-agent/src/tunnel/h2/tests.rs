@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use tokio::io::duplex;
+use tokio::io::{AsyncWriteExt as _, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -131,10 +131,47 @@ async fn a_client_that_answers_no_ping_is_given_up() {
             // The other end of the pipe is open and never read.
             let (_silent, io) = duplex(1 << 20);
             let (_drain, watch) = watch::channel(false);
-            let served = serve(io, &settings, watch, |_| {}).await;
+            let served = serve((io, Activity::new()), &settings, watch, |_| {}).await;
             assert!(matches!(served, Served::Silent), "{served:?}");
         })
         .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_bytes_come_is_alive_though_its_answer_to_the_ping_waits_behind_them() {
+    let settings = Settings::default();
+    LocalSet::new()
+        .run_until(async move {
+            let (mut peer, io) = duplex(1 << 20);
+            // The preface and empty SETTINGS (RFC 9113, section 3.4); no PING is answered.
+            peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+            peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            let (activity, began) = (Activity::new(), Instant::now());
+            let coming = activity.clone();
+            spawn_local(async move {
+                for second in (12..=60).step_by(8) {
+                    sleep_until(began + Duration::from_secs(second)).await;
+                    coming.mark();
+                }
+            });
+            let (_drain, watch) = watch::channel(false);
+            let served = serve((io, activity), &settings, watch, |_| {}).await;
+            assert!(matches!(served, Served::Silent), "{served:?}");
+            let lived = began.elapsed().as_secs();
+            assert!((61..=80).contains(&lived), "{lived}");
+            drop(peer);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_other_ends_limit_of_streams_is_known_once_it_has_said_it() {
+    let settings = Settings { max_streams: 3, ..Settings::default() };
+    scene(settings, async |mut pair: Pair| {
+        let _stream = pair.stream().await;
+        assert_eq!(pair.client.takes(), 3);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -175,7 +212,9 @@ impl Pair {
         let far = self.requests.recv().await.unwrap().responder.accept().unwrap();
         match asked.await.unwrap() {
             Answer::Stream(reader, writer) => ((reader, writer), far),
-            Answer::Status(_) | Answer::GoingAway | Answer::Lost => panic!("refused"),
+            Answer::Status(_) | Answer::GoingAway | Answer::Full | Answer::Lost => {
+                panic!("refused")
+            }
         }
     }
 }
@@ -187,7 +226,8 @@ async fn scene(settings: Settings, play: impl AsyncFnOnce(Pair)) {
             let (drain, watch) = watch::channel(false);
             let (sender, requests) = mpsc::unbounded_channel();
             let served = spawn_local(async move {
-                serve(far, &settings, watch, |request| drop(sender.send(request))).await
+                let io = (far, Activity::new());
+                serve(io, &settings, watch, |request| drop(sender.send(request))).await
             });
             let (client, _ping, connection) = connect(near).await.unwrap();
             spawn_local(async move { drop(connection.await) });
