@@ -60,9 +60,11 @@ impl TrafficLabels {
         }
     }
 
-    /// The labels of the same flow once it has ended like this.
-    pub(super) fn ended(&self, end: CloseReason) -> Self {
-        Self { response_flags: response_flags(end), ..self.clone() }
+    /// The labels of the same flow once it has ended like this, if they are others.
+    pub(super) fn ended(&self, end: CloseReason) -> Option<Self> {
+        let response_flags = response_flags(end);
+        let other = self.response_flags != response_flags;
+        other.then(|| Self { response_flags, ..self.clone() })
     }
 
     /// The bucket for everything beyond the limit.

@@ -39,7 +39,9 @@ pub struct FlowMeter {
     cluster: Arc<str>,
     limits: Limits,
     families: Families,
-    series: HashMap<TrafficLabels, Series>,
+    series: HashMap<Arc<TrafficLabels>, Series>,
+    /// The series of everything beyond the limit: a handful, of no pod.
+    common: HashMap<Arc<TrafficLabels>, Series>,
     open: HashMap<FlowId, Open>,
 }
 
@@ -64,15 +66,29 @@ type OpenLabels = [(&'static str, &'static str); 2];
 /// A flow that was seen to open.
 #[derive(Debug)]
 struct Open {
-    labels: TrafficLabels,
-    kind: OpenLabels,
+    labels: Arc<TrafficLabels>,
+    direction: &'static str,
+    protocol: &'static str,
 }
 
+/// What is counted for one label set. It has its counters at hand: to find one in its family costs
+/// a hash of all labels.
 #[derive(Debug)]
 struct Series {
+    labels: Arc<TrafficLabels>,
     last_used: Instant,
     source: Option<PodUid>,
     destination: Option<PodUid>,
+    opened: Option<Counter>,
+    closed: Option<Closed>,
+}
+
+/// The counters of flows that have ended.
+#[derive(Debug)]
+struct Closed {
+    closed: Counter,
+    sent: Counter,
+    received: Counter,
 }
 
 impl FlowMeter {
@@ -84,6 +100,7 @@ impl FlowMeter {
             limits,
             families,
             series: HashMap::new(),
+            common: HashMap::new(),
             open: HashMap::new(),
         }
     }
@@ -96,18 +113,15 @@ impl FlowMeter {
         };
         let labels = match self.open.remove(&flow.id) {
             Some(open) => {
-                self.families.open.get_or_create(&open.kind).dec();
+                self.families.open.get_or_create(&open.kind()).dec();
                 open.labels
             }
             // Refused before it was decided, or its opening was not seen: both at once.
             None => self.count_opened(flow, now),
         };
-        let labels = self.admit(labels.ended(end), flow, now);
-        self.families.closed.get_or_create(&labels).inc();
-        // Istio counts as the destination does, whoever reports: `received` is what the source
-        // sent (the request), `sent` what it got back.
-        self.families.sent.get_or_create(&labels).inc_by(flow.received);
-        self.families.received.get_or_create(&labels).inc_by(flow.sent);
+        let labels = labels.ended(end).map_or(labels, Arc::new);
+        self.series(&labels, flow, now).count_closed(flow);
+        self.families.label_sets.set(signed(self.series.len()));
         let plaintext_reason = match flow.protocol {
             Protocol::Plaintext(why) => why.as_label(),
             Protocol::Hbone | Protocol::Undecided => "",
@@ -127,46 +141,52 @@ impl FlowMeter {
         }
         if self.open.len() < self.limits.open_flows {
             let labels = self.count_opened(flow, now);
-            let kind =
-                [("direction", flow.direction.as_label()), ("protocol", flow.protocol.as_label())];
-            self.families.open.get_or_create(&kind).inc();
-            self.open.insert(flow.id, Open { labels, kind });
+            let (direction, protocol) = (flow.direction.as_label(), flow.protocol.as_label());
+            let open = Open { labels, direction, protocol };
+            self.families.open.get_or_create(&open.kind()).inc();
+            self.open.insert(flow.id, open);
         } else {
             self.families.overflow("open_flows").inc();
         }
     }
 
-    fn count_opened(&mut self, flow: &FlowRecord, now: Instant) -> TrafficLabels {
-        let labels = TrafficLabels::of(&self.cluster, flow);
-        let labels = self.admit(labels, flow, now);
-        self.families.opened.get_or_create(&labels).inc();
+    fn count_opened(&mut self, flow: &FlowRecord, now: Instant) -> Arc<TrafficLabels> {
+        let labels = Arc::new(TrafficLabels::of(&self.cluster, flow));
+        let labels = self.series(&labels, flow, now).count_opened();
+        self.families.label_sets.set(signed(self.series.len()));
         labels
     }
 
-    /// The labels, or those of the common bucket if there is no room for new ones.
-    fn admit(&mut self, labels: TrafficLabels, flow: &FlowRecord, now: Instant) -> TrafficLabels {
-        let room = self.series.len() < self.limits.label_sets;
-        if !room && !self.series.contains_key(&labels) {
-            self.families.overflow("label_sets").inc();
-            return labels.collapsed();
-        }
-        let uid = |pod: &Option<Arc<adit_core::workload::Workload>>| {
-            pod.as_ref().map(|pod| pod.uid.clone())
+    /// The series of the labels, or that of the common bucket if there is no room for new ones.
+    fn series(
+        &mut self,
+        labels: &Arc<TrafficLabels>,
+        flow: &FlowRecord,
+        now: Instant,
+    ) -> InFamilies<'_> {
+        let Self { series, common, families, limits, .. } = self;
+        let (table, labels) = if series.len() < limits.label_sets || series.contains_key(labels) {
+            (series, Arc::clone(labels))
+        } else {
+            families.overflow("label_sets").inc();
+            (common, Arc::new(labels.collapsed()))
         };
-        let series = Series {
+        let series = table.entry(Arc::clone(&labels)).or_insert_with(|| Series {
+            labels,
             last_used: now,
-            source: uid(&flow.source.workload),
-            destination: uid(&flow.destination.workload),
-        };
-        self.series.insert(labels.clone(), series);
-        self.families.label_sets.set(signed(self.series.len()));
-        labels
+            source: flow.source.workload.as_ref().map(|pod| pod.uid.clone()),
+            destination: flow.destination.workload.as_ref().map(|pod| pod.uid.clone()),
+            opened: None,
+            closed: None,
+        });
+        series.last_used = now;
+        InFamilies { series, families }
     }
 
     /// Drops the series that nobody has used for a while and of which a pod is gone. To be called
     /// every minute or so.
     pub fn sweep(&mut self, now: Instant, alive: impl Fn(&PodUid) -> bool) {
-        let Self { limits, families, series, open, .. } = self;
+        let Self { limits, families, series, common, open, .. } = self;
         series.retain(|labels, series| {
             let idle = now.saturating_duration_since(series.last_used) >= limits.idle;
             let mut pods = series.source.iter().chain(&series.destination);
@@ -182,12 +202,46 @@ impl FlowMeter {
         families.label_sets.set(signed(series.len()));
         // An end whose record was lost would stay here for ever.
         open.retain(|_, open| {
-            let keep = series.contains_key(&open.labels) || open.labels == open.labels.collapsed();
+            let keep = series.contains_key(&open.labels) || common.contains_key(&open.labels);
             if !keep {
-                families.open.get_or_create(&open.kind).dec();
+                families.open.get_or_create(&open.kind()).dec();
             }
             keep
         });
+    }
+}
+
+impl Open {
+    const fn kind(&self) -> OpenLabels {
+        [("direction", self.direction), ("protocol", self.protocol)]
+    }
+}
+
+/// A series, and where its counters come from.
+struct InFamilies<'a> {
+    series: &'a mut Series,
+    families: &'a Families,
+}
+
+impl InFamilies<'_> {
+    fn count_opened(self) -> Arc<TrafficLabels> {
+        let Self { series: Series { labels, opened, .. }, families } = self;
+        opened.get_or_insert_with(|| families.opened.get_or_create_owned(labels)).inc();
+        Arc::clone(labels)
+    }
+
+    fn count_closed(self, flow: &FlowRecord) {
+        let Self { series: Series { labels, closed, .. }, families } = self;
+        let counters = closed.get_or_insert_with(|| Closed {
+            closed: families.closed.get_or_create_owned(labels),
+            sent: families.sent.get_or_create_owned(labels),
+            received: families.received.get_or_create_owned(labels),
+        });
+        counters.closed.inc();
+        // Istio counts as the destination does, whoever reports: `received` is what the source
+        // sent (the request), `sent` what it got back.
+        counters.sent.inc_by(flow.received);
+        counters.received.inc_by(flow.sent);
     }
 }
 
