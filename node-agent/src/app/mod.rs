@@ -50,6 +50,9 @@ const LAST_ANSWER: Duration = Duration::from_millis(200);
 /// How long the last records may take on their way to the log.
 const LAST_RECORDS: Duration = Duration::from_secs(2);
 
+/// Heaps of the allocator for all threads.
+const HEAPS: u8 = 2;
+
 /// Threads of the control runtime.
 const CONTROL_THREADS: usize = 2;
 
@@ -58,6 +61,7 @@ const CONTROL_THREADS: usize = 2;
 /// # Errors
 /// The configuration is wrong, or the node lacks something the agent cannot run without.
 pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
+    process::share_heaps(HEAPS);
     let config = Config::load(config, &ProcessEnvironment)?;
     let log = telemetry::log::init(&config.log)?;
     let control = runtime::Builder::new_multi_thread()

@@ -1,7 +1,13 @@
 //! This process: its rights and limits.
+#![cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "the allocator's settings have no wrapper")
+)]
 
 use std::io;
 
+#[cfg(target_env = "gnu")]
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
@@ -23,6 +29,19 @@ pub fn raise_open_files() -> io::Result<u64> {
     }
     Ok(hard)
 }
+
+/// Lets all threads share this many heaps. By default glibc gives each thread one of its own, and
+/// memory that was needed on one is not there for the others: flows took twice as much. To be called
+/// before the first thread is started.
+#[cfg(target_env = "gnu")]
+pub fn share_heaps(heaps: u8) {
+    // SAFETY: the call changes a number of the allocator's and nothing else.
+    let _unsupported = unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps.into()) };
+}
+
+/// Only glibc has heaps per thread.
+#[cfg(not(target_env = "gnu"))]
+pub const fn share_heaps(_heaps: u8) {}
 
 #[cfg(test)]
 mod tests {
