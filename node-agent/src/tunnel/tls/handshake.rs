@@ -11,12 +11,16 @@ use rustls::{CommonState, ConnectionTrafficSecrets, ExtractedSecrets};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::messages::Messages;
 use super::record::Key;
 use super::{Detached, End, Keys};
 
 /// Either end of a rustls session.
 pub(crate) trait Session: Sized + Send + 'static {
     type Data;
+
+    /// Whether the other end is the server.
+    const FACES_SERVER: bool;
 
     fn process<'c, 'i>(&'c mut self, tls: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
     fn state(&self) -> &CommonState;
@@ -31,6 +35,8 @@ pub(crate) trait Secrets: Send {
 
 impl Session for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+
+    const FACES_SERVER: bool = true;
 
     fn process<'c, 'i>(&'c mut self, tls: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(tls)
@@ -48,6 +54,8 @@ impl Session for UnbufferedClientConnection {
 
 impl Session for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+
+    const FACES_SERVER: bool = false;
 
     fn process<'c, 'i>(&'c mut self, tls: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(tls)
@@ -142,7 +150,8 @@ impl<S: Session> Shaken<S> {
         let (ExtractedSecrets { tx, rx }, next) = session.into_secrets()?;
         let keys = Keys { seal: Key::new(tx.0, &tx.1)?, open: Key::new(rx.0, &rx.1)?, next };
         let Buffers { incoming, plain, end, .. } = buffers;
-        Ok(Detached { tcp: tcp.into_std()?, keys, plain, incoming, end })
+        let messages = Messages::new(S::FACES_SERVER);
+        Ok(Detached { tcp: tcp.into_std()?, keys, plain, incoming, messages, end })
     }
 }
 

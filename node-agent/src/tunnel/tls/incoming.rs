@@ -21,8 +21,10 @@ pub(super) struct Incoming {
 pub(super) enum Opened {
     /// It stands there to be taken.
     Data,
-    /// Another, short message: an alert, or one of the handshake's protocol.
-    Other(Content, [u8; 5]),
+    /// An alert: its level and what it says.
+    Alert([u8; 2]),
+    /// Of the handshake's protocol: messages or parts of some.
+    Handshake(Vec<u8>),
 }
 
 impl Incoming {
@@ -58,19 +60,12 @@ impl Incoming {
             (self.data, self.data_end) = (at, at + plain);
             return Ok(Some(Opened::Data));
         }
-        let mut message = [0; 5];
-        let said = record.get(HEADER..HEADER + plain).unwrap_or_default();
-        match content {
-            // An alert has two bytes, the only expected handshake message five; never two in one
-            // record (RFC 8446, sections 5.1 and 6).
-            Content::Alert if plain == 2 => {}
-            Content::Handshake if plain == 5 => {}
-            Content::Alert | Content::Handshake | Content::Data => {
-                return Err(BadRecord::Unexpected);
-            }
+        match (content, record.get(HEADER..HEADER + plain).unwrap_or_default()) {
+            // One alert a record, and no empty record but of data (RFC 8446, section 5.1).
+            (Content::Alert, &[level, what]) => Ok(Some(Opened::Alert([level, what]))),
+            (Content::Handshake, said @ [_, ..]) => Ok(Some(Opened::Handshake(said.to_vec()))),
+            _ => Err(BadRecord::Unexpected),
         }
-        message.iter_mut().zip(said).for_each(|(to, from)| *to = *from);
-        Ok(Some(Opened::Other(content, message)))
     }
 
     /// Room for more. Called when all data has been taken.

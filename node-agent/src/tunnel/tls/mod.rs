@@ -6,6 +6,7 @@
 
 mod handshake;
 mod incoming;
+mod messages;
 mod outgoing;
 mod record;
 
@@ -20,13 +21,14 @@ use tokio::net::TcpStream;
 use handshake::Secrets;
 pub(crate) use handshake::{HandshakeError, Session, Shaken};
 use incoming::{Incoming, Opened};
+use messages::{Message, Messages};
 use outgoing::Outgoing;
 use record::{BadRecord, Content, Key};
 
 use super::activity::Activity;
 
-/// Updates of the other end's key without data in between, before it is taken for an attack.
-const IDLE_UPDATES: u32 = 32;
+/// Messages of the other end's session without data in between, before they are taken for an attack.
+const IDLE_MESSAGES: u32 = 32;
 
 /// `KeyUpdate`, which does not ask for another one (RFC 8446, section 4.6.3).
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
@@ -40,6 +42,7 @@ pub(crate) struct Detached {
     keys: Keys,
     plain: BytesMut,
     incoming: BytesMut,
+    messages: Messages,
     end: End,
 }
 
@@ -49,9 +52,10 @@ pub(crate) struct TlsStream {
     keys: Keys,
     incoming: Incoming,
     outgoing: Outgoing,
+    messages: Messages,
     end: End,
-    /// Updates of the other end's key since it last sent data.
-    updates: u32,
+    /// Messages of the other end's session since it last sent data.
+    idle_messages: u32,
     /// The other end asked for another key of this end.
     update_due: bool,
     /// What the other end is told before the stream ends for an error.
@@ -83,8 +87,9 @@ impl Detached {
             keys: self.keys,
             incoming: Incoming::new(&self.plain, &self.incoming),
             outgoing: Outgoing::default(),
+            messages: self.messages,
             end: self.end,
-            updates: 0,
+            idle_messages: 0,
             update_due: false,
             alert: None,
             activity: Activity::new(),
@@ -107,9 +112,16 @@ impl TlsStream {
             }
             match self.incoming.open(&mut self.keys.open) {
                 Ok(None) => return Ok(()),
-                Ok(Some(Opened::Data)) => self.updates = 0,
-                Ok(Some(Opened::Other(content, message))) => {
-                    self.obey(content, message).map_err(|bad| self.fail(bad))?;
+                Ok(Some(Opened::Handshake(said))) => {
+                    self.messages.add(&said);
+                    self.obey().map_err(|bad| self.fail(bad))?;
+                }
+                Ok(Some(_)) if self.messages.is_amid_one() => {
+                    return Err(self.fail(BadRecord::Unexpected));
+                }
+                Ok(Some(Opened::Data)) => self.idle_messages = 0,
+                Ok(Some(Opened::Alert(alert))) => {
+                    self.heed(alert).map_err(|bad| self.fail(bad))?;
                 }
                 Err(bad) => return Err(self.fail(bad)),
             }
@@ -117,20 +129,28 @@ impl TlsStream {
     }
 
     /// Does what the other end's session says.
-    fn obey(&mut self, content: Content, message: [u8; 5]) -> Result<(), BadRecord> {
-        match (content, message) {
-            (Content::Alert, [_, 0, ..]) => self.end = End::Finished,
-            // user_canceled; close_notify follows (RFC 8446, section 6.1).
-            (Content::Alert, [_, 90, ..]) => {}
-            (Content::Alert, _) => return Err(BadRecord::Alerted),
-            (Content::Handshake, [24, 0, 0, 1, asked @ (0 | 1)]) if self.updates < IDLE_UPDATES => {
-                self.updates += 1;
+    fn obey(&mut self) -> Result<(), BadRecord> {
+        while let Some(message) = self.messages.next()? {
+            if self.idle_messages >= IDLE_MESSAGES {
+                return Err(BadRecord::Unexpected);
+            }
+            self.idle_messages += 1;
+            if let Message::KeyUpdate { asked } = message {
                 let secrets = self.keys.next.next_to_open();
                 let key = secrets.and_then(|secrets| Key::new(0, &secrets));
                 self.keys.open = key.map_err(|_refused| BadRecord::Unexpected)?;
-                self.update_due |= asked == 1;
+                self.update_due |= asked;
             }
-            _ => return Err(BadRecord::Unexpected),
+        }
+        Ok(())
+    }
+
+    fn heed(&mut self, [_level, what]: [u8; 2]) -> Result<(), BadRecord> {
+        match what {
+            0 => self.end = End::Finished,
+            // user_canceled; close_notify follows (RFC 8446, section 6.1).
+            90 => {}
+            _ => return Err(BadRecord::Alerted),
         }
         Ok(())
     }

@@ -76,18 +76,37 @@ async fn goes_on_with_another_key_when_one_is_worn_or_the_other_end_asks() {
     server.write_all(b"mine too").await.unwrap();
     server.flush().await.unwrap();
     client.read_exact(&mut [0; 8]).await.unwrap();
-    assert_eq!(client.updates, 0, "the data came after the update");
+    assert_eq!(client.idle_messages, 0, "the data came after the update");
 }
 
 #[tokio::test]
 async fn endless_updates_of_the_key_are_refused() {
     let (mut client, mut server) = pair().await;
-    for _ in 0..=IDLE_UPDATES {
+    for _ in 0..=IDLE_MESSAGES {
         client.update_due = true;
         client.flush().await.unwrap();
     }
     let error = server.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn a_ticket_that_was_not_asked_for_is_read_over() {
+    let (mut client, mut server) = pair().await;
+    let ticket = [&[4, 0, 1, 0][..], &[7; 256]].concat();
+    for half in [&ticket[..100], &[&ticket[100..], &ticket].concat()] {
+        server.outgoing.say(&mut server.keys.seal, Content::Handshake, half).unwrap();
+    }
+    server.write_all(b"hello").await.unwrap();
+    server.flush().await.unwrap();
+    let mut got = [0; 5];
+    client.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"hello");
+
+    client.outgoing.say(&mut client.keys.seal, Content::Handshake, &ticket).unwrap();
+    client.flush().await.unwrap();
+    let error = server.read(&mut got).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "a client has no tickets to give");
 }
 
 #[tokio::test]
