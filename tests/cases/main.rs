@@ -31,6 +31,8 @@ mod node;
 #[cfg(test)]
 mod peer;
 #[cfg(test)]
+mod programs;
+#[cfg(test)]
 mod services;
 #[cfg(test)]
 mod sockets;
