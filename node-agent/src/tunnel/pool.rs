@@ -18,11 +18,11 @@ use tokio::time::Instant;
 
 use super::h2::{self, Answer, Client, Reader, Writer};
 use super::handshake::{DialledTunnel, Handshakes};
-use super::{ConnectHead, Ends, Settings};
+use super::{Budget, ConnectHead, Ends, Settings};
 use crate::datapath::{EnrolledPod, connect_failure};
 
 /// How often a flow is given another tunnel because the one it had took no more streams, or broke
-/// before it answered.
+/// before the request was sent.
 const ATTEMPTS: u32 = 3;
 
 /// The pool of one worker. Cheap to clone; never leaves its thread.
@@ -40,6 +40,7 @@ struct Inner {
     rearm: Notify,
     handshakes: Handshakes,
     settings: Settings,
+    budget: Budget,
 }
 
 /// A tunnel that is open.
@@ -110,7 +111,7 @@ pub(crate) struct PooledTunnel {
 
 impl Tunnels {
     /// An empty pool. [`Tunnels::run`] must be spawned beside it.
-    pub(crate) fn new(handshakes: Handshakes, settings: Settings) -> Self {
+    pub(crate) fn new(handshakes: Handshakes, settings: Settings, budget: Budget) -> Self {
         let limits = Limits {
             max_streams: settings.max_streams,
             idle: settings.idle_timeout,
@@ -127,6 +128,7 @@ impl Tunnels {
             rearm: Notify::new(),
             handshakes,
             settings,
+            budget,
         }))
     }
 
@@ -170,7 +172,12 @@ impl Tunnels {
                     return Err(OpenError { reason: CloseReason::Rejected(code), again: false });
                 }
                 Answer::GoingAway => self.0.going_away(place.tunnel),
-                Answer::Lost => self.0.handle(Input::Lost(place.tunnel), None),
+                Answer::Unsent => self.0.handle(Input::Lost(place.tunnel), None),
+                Answer::Lost => {
+                    self.0.handle(Input::Lost(place.tunnel), None);
+                    // The application at the other end may have a connection of it already.
+                    return Err(OpenError { reason: CloseReason::TunnelLost, again: false });
+                }
             }
         }
         Err(OpenError { reason: CloseReason::TunnelLost, again: true })
@@ -337,7 +344,7 @@ impl Inner {
     async fn drive(self: &Rc<Self>, id: TunnelId, dialled: DialledTunnel) {
         let DialledTunnel { ends, stream } = dialled;
         let opened = match stream.attach() {
-            Ok(stream) => h2::connect(stream).await,
+            Ok(stream) => h2::connect(stream, self.budget.clone()).await,
             Err(error) => Err(error),
         };
         let (client, mut ping, connection) = match opened {
