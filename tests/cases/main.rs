@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod abuse;
 #[cfg(test)]
+mod authority;
+#[cfg(test)]
 mod awaiting;
+#[cfg(test)]
+mod broken;
 #[cfg(test)]
 mod capture;
 #[cfg(test)]
@@ -30,6 +34,10 @@ mod network;
 mod node;
 #[cfg(test)]
 mod peer;
+#[cfg(test)]
+mod pressure;
+#[cfg(test)]
+mod programs;
 #[cfg(test)]
 mod services;
 #[cfg(test)]

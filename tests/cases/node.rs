@@ -1,9 +1,6 @@
 //! What the node and its command line say.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
 use adit_e2e::agent::Agent;
 use adit_e2e::requirements::adit_binary;
@@ -28,18 +25,7 @@ fn doctor_finds_that_the_agent_can_run_here_and_prints_a_table() {
 }
 
 fn get(agent: &Agent, port: u16, path: &str) -> String {
-    let to = SocketAddr::from(([127, 0, 0, 1], port));
-    let answer = agent.netns().run(|| {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    });
-    answer.unwrap()
+    agent.http_get(port, path).unwrap()
 }
 
 #[test]

@@ -172,9 +172,24 @@ async fn read_all(mut body: RecvStream, into: &mut Vec<u8>) -> Result<(), h2::Er
     Ok(())
 }
 
+/// How a tunnel server of the test treats requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Conduct {
+    /// Answers with this status, and with 200 echoes.
+    Answer(u16),
+    /// Takes a request, and breaks the connection before it answers.
+    BreakOff,
+    /// Resets the first request of all as not processed, and echoes the others.
+    RefuseFirst,
+    /// Echoes, and on its first connection says GOAWAY after the first request.
+    GoAway,
+}
+
 /// What a request looked like that reached a tunnel server of the test.
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
+    /// The connection it came on, counted from 0.
+    pub(crate) connection: usize,
     pub(crate) sni: Option<String>,
     pub(crate) alpn: Option<Vec<u8>>,
     pub(crate) group: Option<rustls::NamedGroup>,
@@ -195,6 +210,12 @@ impl TunnelServer {
     /// Serves on the pod's tunnel port with this certificate and answers each request so.
     #[track_caller]
     pub(crate) fn start(pod: &Pod, credentials: Credentials, status: u16) -> Self {
+        Self::start_with(pod, credentials, Conduct::Answer(status))
+    }
+
+    /// Serves with this certificate and treats requests so.
+    #[track_caller]
+    pub(crate) fn start_with(pod: &Pod, credentials: Credentials, conduct: Conduct) -> Self {
         let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -215,7 +236,7 @@ impl TunnelServer {
                 let listener = TcpListener::bind(any).await.unwrap();
                 ready.send(()).unwrap();
                 tokio::select! {
-                    () = accept(listener, acceptor, into, status) => {}
+                    () = accept(listener, acceptor, into, conduct) => {}
                     _ = stopped => {}
                 }
             });
@@ -242,21 +263,26 @@ async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
     heard: Arc<Mutex<Vec<Heard>>>,
-    status: u16,
+    conduct: Conduct,
 ) {
-    loop {
+    for number in 0.. {
         let (tcp, _) = listener.accept().await.unwrap();
         let (acceptor, heard) = (acceptor.clone(), Arc::clone(&heard));
         tokio::spawn(async move {
             // A client that does not like the certificate ends it here.
             if let Ok(tls) = acceptor.accept(tcp).await {
-                Box::pin(serve(tls, heard, status)).await;
+                Box::pin(serve(tls, number, heard, conduct)).await;
             }
         });
     }
 }
 
-async fn serve(tls: server::TlsStream<TcpStream>, heard: Arc<Mutex<Vec<Heard>>>, status: u16) {
+async fn serve(
+    tls: server::TlsStream<TcpStream>,
+    number: usize,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    conduct: Conduct,
+) {
     let session = tls.get_ref().1;
     let (sni, alpn) =
         (session.server_name().map(str::to_owned), session.alpn_protocol().map(<[u8]>::to_vec));
@@ -265,8 +291,10 @@ async fn serve(tls: server::TlsStream<TcpStream>, heard: Arc<Mutex<Vec<Heard>>>,
     let Ok(mut connection) = h2_server::handshake(tls).await else {
         return;
     };
-    while let Some(Ok((request, respond))) = connection.accept().await {
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let first = heard.lock().unwrap().is_empty();
         heard.lock().unwrap().push(Heard {
+            connection: number,
             sni: sni.clone(),
             alpn: alpn.clone(),
             group,
@@ -275,6 +303,21 @@ async fn serve(tls: server::TlsStream<TcpStream>, heard: Arc<Mutex<Vec<Heard>>>,
             authority: request.uri().authority().map(ToString::to_string).unwrap_or_default(),
             headers: request.headers().clone(),
         });
+        let status = match conduct {
+            Conduct::Answer(status) => status,
+            Conduct::BreakOff => return,
+            Conduct::RefuseFirst if first => {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+                continue;
+            }
+            Conduct::RefuseFirst => 200,
+            Conduct::GoAway => {
+                if number == 0 {
+                    connection.graceful_shutdown();
+                }
+                200
+            }
+        };
         tokio::spawn(answer(request.into_body(), respond, status));
     }
 }

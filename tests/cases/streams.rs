@@ -11,15 +11,15 @@ use adit_e2e::{Node, client, server};
 use crate::support::Scene;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Of 64 KiB: 64 MiB.
-const CHUNKS: usize = 1024;
+/// Of 64 KiB: 1 GiB.
+const CHUNKS: usize = 16 << 10;
 
 fn scene(ns: &str) -> Option<Scene> {
     Scene::shared("streams", ns)
 }
 
 #[test]
-fn sixty_four_mebibytes_each_way_at_once_arrive_unharmed() {
+fn a_gibibyte_each_way_at_once_arrives_byte_for_byte() {
     let Some(scene) = scene("bulk") else { return };
     let (client, server) = scene.pair();
     let (sender, receiver) = mpsc::channel();
@@ -41,7 +41,7 @@ fn sixty_four_mebibytes_each_way_at_once_arrive_unharmed() {
     receiver.recv_timeout(PATIENCE).unwrap().unwrap();
     drop(stream);
     let flow = scene.outbound(&client, &server, 8080);
-    assert_eq!((flow.bytes_sent, flow.bytes_received), (64 << 20, 64 << 20));
+    assert_eq!((flow.bytes_sent, flow.bytes_received), (1 << 30, 1 << 30));
 }
 
 #[test]
@@ -122,6 +122,42 @@ fn a_half_close_while_the_reader_stalls_loses_nothing() {
     let mut stream = stream;
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, length.to_string());
+}
+
+#[test]
+fn a_half_close_of_the_server_while_the_client_stalls_loses_nothing() {
+    let Some(scene) = scene("half-close-stalled-back") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let (sender, receiver) = mpsc::channel();
+    // More than the buffers of sockets and the window of a stream hold together.
+    let length = 24 << 20;
+    let says_all = move |mut stream: TcpStream| {
+        stream.read_exact(&mut [0; 1]).unwrap();
+        stream.write_all(&vec![1; length]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        sender.send(()).unwrap();
+        let mut text = Vec::new();
+        stream.read_to_end(&mut text).unwrap();
+        assert_eq!(text, b"and the client still sends");
+        sender.send(()).unwrap();
+    };
+    let _server = server.serve(8080, says_all).unwrap();
+
+    let mut stream = client.connect(server.at4(8080)).unwrap();
+    stream.write_all(b"?").unwrap();
+    let stalled = receiver.recv_timeout(Duration::from_millis(500));
+    assert!(stalled.is_err(), "a stalled reader must hold the sender back");
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).unwrap();
+    receiver.recv_timeout(PATIENCE).unwrap();
+    stream.write_all(b"and the client still sends").unwrap();
+    drop(stream);
+
+    receiver.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(text.len(), length);
+    assert_eq!(scene.outbound(&client, &server, 8080).end.as_deref(), Some("finished"));
 }
 
 #[test]

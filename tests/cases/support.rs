@@ -24,7 +24,14 @@ pub(crate) struct Scene {
 /// Whether the case can run here. If not, [`cannot_run`].
 #[track_caller]
 pub(crate) fn can_run(needs_adit: bool) -> bool {
+    can_run_with(needs_adit, &[])
+}
+
+/// The same for a case that also needs these programs.
+#[track_caller]
+fn can_run_with(needs_adit: bool, tools: &[&str]) -> bool {
     let mut missing = requirements::missing();
+    missing.extend(requirements::missing_tools(tools));
     if needs_adit && let Err(error) = requirements::adit_binary() {
         missing.push(format!("{error:#}"));
     }
@@ -51,7 +58,13 @@ impl Scene {
     /// A scene in the cluster that the cases of `group` share. `None`: it cannot run here.
     #[track_caller]
     pub(crate) fn shared(group: &'static str, ns: &str) -> Option<Self> {
-        if !can_run(true) {
+        Self::with_tools(group, ns, &[])
+    }
+
+    /// The same for a case that also needs these programs.
+    #[track_caller]
+    pub(crate) fn with_tools(group: &'static str, ns: &str, tools: &[&str]) -> Option<Self> {
+        if !can_run_with(true, tools) {
             return None;
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);

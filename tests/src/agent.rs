@@ -1,6 +1,8 @@
 //! An agent process on its node, and what the command line tells about it.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
@@ -270,6 +272,34 @@ log: {{ format: text, filter: \"{log}\" }}
         let pid = self.pid()?;
         let files = fs::read_dir(format!("/proc/{pid}/fd")).context("its file descriptors")?;
         Ok(files.count())
+    }
+
+    /// The memory it has in use now, in bytes (VmRSS in proc_pid_status(5)).
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn resident(&self) -> Result<u64> {
+        let pid = self.lock().as_ref().map(Process::pid).context("the agent does not run")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("its status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).context("no VmRSS")?;
+        Ok(kib.parse::<u64>().context("VmRSS")? * 1024)
+    }
+
+    /// Asks one of its HTTP ports on the node, and returns the answer with its head.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn http_get(&self, port: u16, path: &str) -> Result<String> {
+        let to = SocketAddr::from(([127, 0, 0, 1], port));
+        self.netns.run(|| {
+            let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })?
     }
 
     /// Runs `adit --socket … ARGUMENTS` and returns what it printed.

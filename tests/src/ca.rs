@@ -17,7 +17,8 @@ use crate::requirements::adit_binary;
 use crate::run::Run;
 use crate::wait::{SOON, wait_until};
 
-const PORT: u16 = 15012;
+/// Where it serves.
+pub const PORT: u16 = 15012;
 
 /// The CA.
 #[derive(Debug)]
@@ -43,7 +44,10 @@ impl Ca {
     }
 
     /// Writes the tokens by which the nodes are known, and a file with its token for each node.
-    pub(crate) fn write_tokens(&self, nodes: &[&str]) -> Result<()> {
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write_tokens(&self, nodes: &[&str]) -> Result<()> {
         let mut all = String::new();
         for node in nodes {
             let token = format!("{node}-token-of-this-run");
@@ -51,6 +55,14 @@ impl Ca {
             write_private(&self.token(node), &token)?;
         }
         write_private(&self.tokens, &all)
+    }
+
+    /// Forgets the nodes' tokens, until [`Ca::write_tokens`].
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn forget_tokens(&self) -> Result<()> {
+        write_private(&self.tokens, "nobody: a-token-that-nobody-has\n")
     }
 
     /// The file with a node's token.
@@ -112,6 +124,12 @@ impl Ca {
     pub fn kill(&self) -> Result<()> {
         let mut process = self.lock().take().context("the CA does not run")?;
         process.kill()
+    }
+
+    /// Its host's network namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// The URL that agents use.

@@ -298,6 +298,22 @@ impl Cluster {
         &self.run
     }
 
+    /// Takes a node's link to the others down, as when a cable is pulled: nobody gets a FIN or RST.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn cut(&self, node: Node) -> Result<()> {
+        self.fabric.ip(&format!("link set {} down", node.name()))
+    }
+
+    /// Takes it up again.
+    ///
+    /// # Errors
+    /// What `ip` said.
+    pub fn mend(&self, node: Node) -> Result<()> {
+        self.fabric.ip(&format!("link set {} up", node.name()))
+    }
+
     /// Captures everything between the nodes.
     ///
     /// # Errors

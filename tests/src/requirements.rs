@@ -73,6 +73,24 @@ pub fn ensure_bpffs() -> Result<()> {
         .with_context(|| format!("cannot mount bpffs at {BPFFS}"))
 }
 
+/// The programs among these that are not here, as sentences that say so.
+#[must_use]
+pub fn missing_tools(tools: &[&str]) -> Vec<String> {
+    let missing = tools.iter().filter(|tool| find_tool(tool).is_none());
+    missing.map(|tool| format!("`{tool}` is not installed (`.ci/run` installs it)")).collect()
+}
+
+/// Where a program is: in PATH, or where Debian keeps servers outside of it.
+#[must_use]
+pub fn find_tool(tool: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = env::split_paths(&path).collect();
+    places.extend(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    places.extend(versions.map(|version| version.path().join("bin")));
+    places.into_iter().map(|place| place.join(tool)).find(|file| file.is_file())
+}
+
 fn in_path(tool: &str) -> bool {
     env::var_os("PATH")
         .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(tool).is_file()))

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -48,9 +48,13 @@ impl Run {
         let directory = Path::new(DIRECTORY).join(&id);
         fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            .mode(0o711)
             .create(&directory)
             .with_context(|| format!("cannot make {directory:?}"))?;
+        // An earlier run may have made it for root alone; servers that refuse to run as root need
+        // to reach their files.
+        fs::set_permissions(DIRECTORY, fs::Permissions::from_mode(0o711))
+            .with_context(|| format!("cannot open {DIRECTORY} to others"))?;
         let owner = format!("{pid} {}", start_time(pid).unwrap_or_default());
         fs::write(directory.join(OWNER), owner).context("cannot record the run's owner")?;
         Ok(Self { id, directory })
@@ -62,7 +66,7 @@ impl Run {
         &self.id
     }
 
-    /// A directory for its files, mode 0700.
+    /// A directory for its files. Others than root may pass through, not look.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory

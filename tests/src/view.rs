@@ -108,6 +108,8 @@ pub struct Certificate {
     pub serial: Option<String>,
     /// Why the last attempt to get one failed.
     pub last_error: Option<String>,
+    /// The same in one word.
+    pub last_error_reason: Option<String>,
 }
 
 /// A tunnel.

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::certificate::NoCertificate;
 use crate::enrolment::NotEnrolled;
+use crate::hbone::Malformed;
 use crate::identity::SpiffeId;
 use crate::policy::{Denied, Grounds};
 use crate::route::Refused;
@@ -97,6 +99,14 @@ pub enum CloseReason {
     ResetBySource,
     /// The side that accepted the connection reset it.
     ResetByDestination,
+    /// The host of the side that opened the connection no longer answers TCP.
+    SourceSilent,
+    /// The host of the side that accepted the connection no longer answers TCP.
+    DestinationSilent,
+    /// The side that was to read did not, and what waited for it no longer had room on this node.
+    MemoryLimit,
+    /// The other node's agent asked for something that is no stream.
+    Malformed(Malformed),
     /// The routing decision: there was nowhere to go.
     Refused(Refused),
     /// The policy decision at the destination.
@@ -114,7 +124,7 @@ pub enum CloseReason {
     /// The tunnel broke or answered no PING while the flow was open.
     TunnelLost,
     /// The agent has no valid certificate for the pod's identity.
-    NoCertificate,
+    NoCertificate(NoCertificate),
     /// The pod was deleted or withdrawn from the mesh before the flow could be decided.
     PodGone,
     /// The agent ended the flow when its drain deadline passed.
@@ -262,8 +272,25 @@ impl CloseReason {
             Self::DestinationNotReady => "destination_not_ready",
             Self::ConnectFailed(why) => why.as_label(),
             Self::Tls(why) => why.as_label(),
+            Self::SourceSilent => "source_silent",
+            Self::DestinationSilent => "destination_silent",
+            Self::MemoryLimit => "memory_limit",
+            Self::Malformed(why) => why.as_label(),
             Self::TunnelLost => "tunnel_lost",
-            Self::NoCertificate => "no_certificate",
+            Self::NoCertificate(why) => match why {
+                NoCertificate::Awaited => "no_certificate_awaited",
+                NoCertificate::Expired => "no_certificate_expired",
+                NoCertificate::NotYetValid => "no_certificate_not_yet_valid",
+                NoCertificate::Unreachable => "no_certificate_ca_unreachable",
+                NoCertificate::TimedOut => "no_certificate_ca_timed_out",
+                NoCertificate::Unauthenticated => "no_certificate_ca_unauthenticated",
+                NoCertificate::PermissionDenied => "no_certificate_ca_permission_denied",
+                NoCertificate::Failed => "no_certificate_ca_failed",
+                NoCertificate::BadAnswer => "no_certificate_ca_bad_answer",
+                NoCertificate::NotValidNow => "no_certificate_ca_not_valid_now",
+                NoCertificate::CaExpired => "no_certificate_ca_expired",
+                NoCertificate::Local => "no_certificate_local",
+            },
             Self::PodGone => "pod_gone",
             Self::Drained => "drained",
             Self::Local => "local_error",

@@ -135,8 +135,9 @@ impl SpiffeId {
     /// calls a principal.
     #[must_use]
     pub fn principal(&self) -> String {
-        let Self { trust_domain, namespace, service_account } = self;
-        format!("{trust_domain}/ns/{namespace}/sa/{service_account}")
+        let parts =
+            [self.trust_domain.as_str(), "/ns/", &self.namespace, "/sa/", &self.service_account];
+        parts.concat()
     }
 }
 

@@ -11,6 +11,7 @@
 #![deny(missing_docs)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod certificate;
 pub mod enrolment;
 pub mod flow;
 pub mod hbone;

@@ -57,6 +57,9 @@ async fn look(state: &Shared) -> Snapshot {
         ready: state.readiness.missing().is_empty(),
         pods: count(state.sources.pods().await.iter().map(|pod| state_label(&pod.state))),
         certificate_states: count(certificates.iter().map(|view| view.state.clone())),
+        certificates_failing: count(
+            certificates.iter().filter_map(|view| view.last_error_reason.clone()),
+        ),
         certificates: certificates
             .into_iter()
             .map(|view| (view.identity, view.not_after.map(|time| time.0)))

@@ -496,6 +496,8 @@ impl Sources for Fixed {
             renewals: 2,
             next_attempt: Some(Timestamp(samples::noon() + Duration::from_secs(43200))),
             last_error: None,
+            last_error_reason: None,
+            help: None,
         }]
     }
 

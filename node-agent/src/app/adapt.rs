@@ -123,6 +123,7 @@ fn of_the_kernel(what: String) -> Problem {
 
 fn certificate(status: &CertificateStatus) -> CertificateView {
     let stamp = |time| Timestamp::from(time);
+    let error = status.last_error.as_ref();
     CertificateView {
         identity: status.identity.to_string(),
         state: status.state.as_label().to_owned(),
@@ -131,6 +132,8 @@ fn certificate(status: &CertificateStatus) -> CertificateView {
         not_after: status.validity.map(|validity| stamp(validity.not_after)),
         renewals: status.renewals,
         next_attempt: status.next_attempt.map(stamp),
-        last_error: status.last_error.as_ref().map(|error| error.text.clone()),
+        last_error: error.map(|error| error.text.clone()),
+        last_error_reason: error.map(|error| error.reason.as_label().to_owned()),
+        help: error.map(|error| error.reason.advice().to_owned()),
     }
 }

@@ -199,6 +199,7 @@ fn data_plane(
         recorder,
         control: runtime::Handle::current(),
         tunnel: config.tunnel.clone(),
+        flow: config.flow,
         cluster: Arc::clone(&config.mesh.cluster),
     };
     let workers = worker::start(config.worker, &context).context("start the workers")?;

@@ -182,7 +182,7 @@ async fn certificates_of_seconds_are_renewed_and_survive_the_ca_being_away() {
     let status = certificates.list()[0].clone();
     assert_eq!(status.state, State::Valid);
     let error = status.last_error.unwrap();
-    assert_eq!(error.label, "unreachable", "{}", error.text);
+    assert_eq!(error.reason.as_label(), "unreachable", "{}", error.text);
     let kept = certificates.current(&id("cart")).unwrap();
     assert_eq!(kept.serial(), second.serial());
 

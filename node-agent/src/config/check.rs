@@ -1,6 +1,7 @@
 //! What was written → settings, with defaults. Everything is checked, so that everything that is
 //! wrong is told at once.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +10,13 @@ use adit_core::identity::TrustDomain;
 use adit_core::workload::NodeName;
 
 use crate::config::env::Environment;
-use crate::config::file::{Given, RawConfig, RawDatapath, RawTunnel};
+use crate::config::file::{Given, RawConfig, RawDatapath, RawPlaintext, RawTunnel};
 use crate::config::{Config, Mesh, Problems, duration};
 use crate::datapath;
 use crate::discovery;
 use crate::discovery::manifests;
 use crate::identity;
+use crate::proxy;
 use crate::tunnel;
 use crate::worker;
 use crate::worker::MAX_WORKERS;
@@ -22,6 +24,8 @@ use crate::worker::MAX_WORKERS;
 const DEFAULT_CLUSTER: &str = "Kubernetes";
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 const DEFAULT_MANIFESTS: &str = "/etc/adit/manifests";
+/// Below that, a few streams' windows would be all of it.
+const UNREAD_LIMIT_MIB: RangeInclusive<usize> = 16..=1 << 20;
 const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
 /// As many workers as cores, but no more than this unless told to: the pods need cores too.
@@ -42,6 +46,7 @@ pub(super) fn check(
     let datapath = datapath(raw.datapath, problems);
     let workers = workers(raw.workers.as_ref(), environment, problems);
     let tunnel = tunnel(&raw.tunnel, problems);
+    let flow = flow(&raw.plaintext, problems);
     absolute("admin.socket", &raw.admin.socket, problems);
     let address_is_default = |section| raw.unreadable.contains(&section);
     if raw.metrics.address == raw.readiness.address
@@ -61,6 +66,7 @@ pub(super) fn check(
         datapath,
         worker: worker::Settings { workers },
         tunnel,
+        flow,
         admin: raw.admin,
         metrics: raw.metrics,
         readiness: raw.readiness,
@@ -186,7 +192,14 @@ fn workers(
 fn tunnel(raw: &RawTunnel, problems: &mut Problems) -> tunnel::Settings {
     let defaults = tunnel::Settings::default();
     let limits = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
-    let RawTunnel { idle_timeout, ping_interval, ping_timeout, connect_timeout, max_streams } = raw;
+    let RawTunnel {
+        idle_timeout,
+        ping_interval,
+        ping_timeout,
+        connect_timeout,
+        max_streams,
+        unread_limit,
+    } = raw;
     let mut time = |key: &str, text: &Option<String>, default| {
         time(key, text.as_ref(), default, limits, problems)
     };
@@ -196,12 +209,38 @@ fn tunnel(raw: &RawTunnel, problems: &mut Problems) -> tunnel::Settings {
         ping_timeout: time("tunnel.pingTimeout", ping_timeout, defaults.ping_timeout),
         connect_timeout: time("tunnel.connectTimeout", connect_timeout, defaults.connect_timeout),
         max_streams: max_streams.unwrap_or(defaults.max_streams),
+        unread_limit: unread_limit.map_or(defaults.unread_limit, |limit| limit << 20),
     };
+    if let Some(limit) = unread_limit
+        && !UNREAD_LIMIT_MIB.contains(limit)
+    {
+        let (least, most) = (UNREAD_LIMIT_MIB.start(), UNREAD_LIMIT_MIB.end());
+        let problem = format_args!("{limit} is not {least} to {most}");
+        problems.add("tunnel.unreadLimitMiB", problem);
+    }
     if !(1..=10_000).contains(&settings.max_streams) {
         let problem = format_args!("{} is not 1 to 10000", settings.max_streams);
         problems.add("tunnel.maxStreams", problem);
     }
     settings
+}
+
+fn flow(raw: &RawPlaintext, problems: &mut Problems) -> proxy::Settings {
+    let defaults = proxy::Settings::default();
+    // The kernel counts seconds, up to 32767 of them (tcp(7)).
+    let limits = (Duration::from_secs(1), Duration::from_secs(9 * 3600));
+    let RawPlaintext { keepalive_time: time_given, keepalive_interval: interval } = raw;
+    let mut time = |key: &str, text: &Option<String>, default| {
+        time(key, text.as_ref(), default, limits, problems)
+    };
+    proxy::Settings {
+        keepalive_time: time("plaintext.keepaliveTime", time_given, defaults.keepalive_time),
+        keepalive_interval: time(
+            "plaintext.keepaliveInterval",
+            interval,
+            defaults.keepalive_interval,
+        ),
+    }
 }
 
 fn time(

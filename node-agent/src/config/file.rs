@@ -33,6 +33,7 @@ pub(super) struct RawConfig {
     pub(super) datapath: RawDatapath,
     pub(super) workers: Option<Given<usize>>,
     pub(super) tunnel: RawTunnel,
+    pub(super) plaintext: RawPlaintext,
     pub(super) admin: AdminSettings,
     pub(super) metrics: MetricsSettings,
     pub(super) readiness: ReadinessSettings,
@@ -58,6 +59,15 @@ pub(super) struct RawTunnel {
     pub(super) ping_timeout: Option<String>,
     pub(super) connect_timeout: Option<String>,
     pub(super) max_streams: Option<u32>,
+    #[serde(rename = "unreadLimitMiB")]
+    pub(super) unread_limit: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawPlaintext {
+    pub(super) keepalive_time: Option<String>,
+    pub(super) keepalive_interval: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,6 +116,7 @@ pub(super) fn read(text: &str, problems: &mut Problems) -> RawConfig {
     let workers: Option<usize> = reader.take("workers");
     raw.workers = workers.map(|value| Given { key: "workers", value });
     raw.tunnel = reader.take("tunnel").unwrap_or_default();
+    raw.plaintext = reader.take("plaintext").unwrap_or_default();
     raw.admin = reader.take("admin").unwrap_or_default();
     raw.metrics = reader.take("metrics").unwrap_or_default();
     raw.readiness = reader.take("readiness").unwrap_or_default();

@@ -21,6 +21,7 @@ use crate::admin;
 use crate::datapath;
 use crate::discovery;
 use crate::identity;
+use crate::proxy;
 use crate::telemetry::LogSettings;
 use crate::telemetry::access_log::AccessLogSettings;
 use crate::telemetry::metrics::MetricsSettings;
@@ -47,6 +48,8 @@ pub struct Config {
     pub worker: worker::Settings,
     /// How tunnels live.
     pub tunnel: tunnel::Settings,
+    /// How flows live.
+    pub flow: proxy::Settings,
     /// Where commands are answered.
     pub admin: admin::AdminSettings,
     /// Where metrics are scraped.

@@ -21,6 +21,7 @@ fn everything_but_the_ca_has_a_default() {
     assert_eq!(config.datapath, datapath::Settings::default());
     assert_eq!(config.worker.workers, 4);
     assert_eq!(config.tunnel, tunnel::Settings::default());
+    assert_eq!(config.flow, proxy::Settings::default());
     assert_eq!(config.admin.socket, Path::new("/run/adit/adit.sock"));
     assert_eq!(config.metrics.address, address("[::]:15020"));
     assert_eq!(config.readiness.address, address("[::]:15021"));
@@ -42,7 +43,8 @@ identity:
   ca: { address: "https://10.0.0.1:15012", root: /r.pem, token: /t, serverName: adit-ca }
 datapath: { pins: /sys/fs/bpf/b, cgroup: /sys/fs/cgroup/b }
 workers: 3
-tunnel: { idleTimeout: 6m, pingInterval: 5s, pingTimeout: 2s, connectTimeout: 250ms, maxStreams: 7 }
+tunnel: { idleTimeout: 6m, pingInterval: 5s, pingTimeout: 2s, connectTimeout: 250ms, maxStreams: 7, unreadLimitMiB: 32 }
+plaintext: { keepaliveTime: 2m, keepaliveInterval: 3s }
 admin: { socket: /run/b.sock }
 metrics: { address: "127.0.0.1:1" }
 readiness: { address: "127.0.0.1:2" }
@@ -66,8 +68,11 @@ drain: { deadline: 0s }
         ping_timeout: seconds(2),
         connect_timeout: Duration::from_millis(250),
         max_streams: 7,
+        unread_limit: 32 << 20,
     };
     assert_eq!(config.tunnel, tunnel);
+    let flow = proxy::Settings { keepalive_time: seconds(120), keepalive_interval: seconds(3) };
+    assert_eq!(config.flow, flow);
     assert_eq!(config.admin.socket, Path::new("/run/b.sock"));
     assert_eq!(config.metrics.address, address("127.0.0.1:1"));
     assert_eq!(config.readiness.address, address("127.0.0.1:2"));
@@ -133,7 +138,8 @@ discovery: { manifests: { directory: manifests } }
 identity: { ca: { file: /a, token: /t } }
 datapath: { pins: pins, cgroup: none }
 workers: 0
-tunnel: { idleTimeout: 5x, pingInterval: 1ms, maxStreams: 0 }
+tunnel: { idleTimeout: 5x, pingInterval: 1ms, maxStreams: 0, unreadLimitMiB: 1 }
+plaintext: { keepaliveTime: 1ms }
 admin: { socket: adit.sock }
 metrics: { address: "127.0.0.1:1" }
 readiness: { address: "127.0.0.1:1" }
@@ -142,7 +148,7 @@ colour: blue
 "#;
     assert_eq!(
         told(text),
-        r#"15 errors
+        r#"17 errors
   colour: there is no such key
   node: "Node_A" is not a node name: give the name that pods have in spec.nodeName, of [a-z0-9.-]
   cluster: "a b" is not of [A-Za-z0-9._-]{1,63}
@@ -154,7 +160,9 @@ colour: blue
   workers: 0 is not 1 to 16
   tunnel.idleTimeout: "5x" is not a duration: give a number and a unit, such as 250ms, 10s, 5m or 24h
   tunnel.pingInterval: "1ms" is not within 100ms and 24h
+  tunnel.unreadLimitMiB: 1 is not 16 to 1048576
   tunnel.maxStreams: 0 is not 1 to 10000
+  plaintext.keepaliveTime: "1ms" is not within 1s and 9h
   admin.socket: "adit.sock" is not an absolute path
   readiness.address: 127.0.0.1:1 is the address of metrics too: give another one
   drain.deadline: "2h" is not within 0ms and 1h"#

@@ -2,7 +2,9 @@
 //! a peer that trusts the bundle.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use adit_core::flow::TlsFailure;
 use adit_core::identity::SpiffeId;
 use adit_core::rotation::Validity;
 use rcgen::KeyPair;
@@ -20,7 +22,7 @@ use crate::pki::{Bundle, Facts, PkiError, read_certificates};
 use super::clock::Clock;
 use super::svid::Svid;
 use super::tls::{provider, server_config};
-use super::verify::{ClientCheck, peer_identity};
+use super::verify::{ClientCheck, classify, peer_identity};
 
 /// Why a CA's answer is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +41,9 @@ pub enum BadAnswer {
         "the certificate is not valid at this time; compare the clocks of this node and the CA"
     )]
     NotValidNow,
+    /// A certificate above it has expired by this node's clock.
+    #[error("a certificate of the CA, the root or an intermediate, has expired")]
+    CaExpired,
     /// The chain ends in none of the roots, or may not be used for both ends of TLS.
     #[error("the certificate does not chain to a root for TLS client and server use")]
     Untrusted,
@@ -53,6 +58,7 @@ impl BadAnswer {
             Self::OtherIdentity => "other_identity",
             Self::OtherKey => "other_key",
             Self::NotValidNow => "not_valid_now",
+            Self::CaExpired => "ca_expired",
             Self::Untrusted => "untrusted",
         }
     }
@@ -103,11 +109,14 @@ impl Svid {
         if peer_identity(&certificates).as_ref() != Ok(identity) {
             return Err(BadAnswer::OtherIdentity);
         }
-        let validity = Validity { not_before: facts.not_before, not_after: facts.not_after };
+        let mut validity = Validity { not_before: facts.not_before, not_after: facts.not_after };
         if !validity.contains(clock.now()) {
             return Err(BadAnswer::NotValidNow);
         }
-        convinces(&certificates, &bundle, identity, clock)?;
+        // webpki takes a root for what it is trusted as and does not look at its dates.
+        let end = end_of_roots(&certificates, &bundle, identity, clock)?;
+        let bundle = bundle.unexpired(clock.now()).ok_or(BadAnswer::CaExpired)?;
+        validity.not_after = validity.not_after.min(end);
 
         let mut secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let signer = any_ecdsa_type(&secret);
@@ -131,6 +140,27 @@ impl Svid {
     }
 }
 
+/// The last moment at which a root that the chain ends in is valid.
+fn end_of_roots(
+    chain: &[CertificateDer<'static>],
+    bundle: &Bundle,
+    identity: &SpiffeId,
+    clock: &Clock,
+) -> Result<SystemTime, BadAnswer> {
+    let mut latest = Err(BadAnswer::Untrusted);
+    for root in bundle.certificates() {
+        let Ok(alone) = Bundle::try_new([root.clone()], "") else { continue };
+        match (convinces(chain, &alone, identity, clock), Facts::read(root)) {
+            (Ok(()), Ok(facts)) => {
+                latest = Ok(facts.not_after.max(latest.unwrap_or(facts.not_after)))
+            }
+            (Err(BadAnswer::CaExpired), _) if latest.is_err() => latest = Err(BadAnswer::CaExpired),
+            (Err(_), _) | (_, Err(_)) => {}
+        }
+    }
+    latest.and_then(|end| if end < clock.now() { Err(BadAnswer::CaExpired) } else { Ok(end) })
+}
+
 /// Looks at the chain as a peer will, in both roles.
 fn convinces(
     chain: &[CertificateDer<'static>],
@@ -138,7 +168,19 @@ fn convinces(
     identity: &SpiffeId,
     clock: &Clock,
 ) -> Result<(), BadAnswer> {
-    let untrusted = |_why: rustls::Error| BadAnswer::Untrusted;
+    // The certificate's own dates were looked at before.
+    let untrusted = |why: rustls::Error| match classify(&why) {
+        TlsFailure::Expired => BadAnswer::CaExpired,
+        TlsFailure::UntrustedIssuer
+        | TlsFailure::NotYetValid
+        | TlsFailure::NoPeerCertificate
+        | TlsFailure::NotSpiffe
+        | TlsFailure::OtherTrustDomain
+        | TlsFailure::WrongIdentity
+        | TlsFailure::RejectedByPeer
+        | TlsFailure::Protocol
+        | TlsFailure::TimedOut => BadAnswer::Untrusted,
+    };
     let (leaf, intermediates) = chain.split_first().ok_or(BadAnswer::Malformed)?;
     let now = clock.current_time().ok_or(BadAnswer::NotValidNow)?;
     let as_client = ClientCheck::try_new(bundle.store(), identity.trust_domain().clone())

@@ -147,6 +147,9 @@ fn refused(status: &Status) -> SourceError {
     let detail = status.message().to_owned();
     match status.code() {
         // tonic says Unknown where the connection broke in the middle of an answer.
+        Code::Unavailable | Code::Unknown if timed_out(status) => {
+            SourceError::TimedOut(CONNECT_TIMEOUT)
+        }
         Code::Unavailable | Code::Unknown => unreachable(status),
         Code::DeadlineExceeded | Code::Cancelled => SourceError::TimedOut(REQUEST_TIMEOUT),
         Code::Unauthenticated => SourceError::Unauthenticated { detail },
@@ -163,6 +166,13 @@ fn refused(status: &Status) -> SourceError {
         | Code::Internal
         | Code::DataLoss) => SourceError::Failed { code, detail },
     }
+}
+
+/// Whether a time limit is behind it: the transport says so in an I/O error only.
+fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut io = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.any(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 fn unreachable(error: &dyn std::error::Error) -> SourceError {

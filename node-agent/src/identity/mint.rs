@@ -28,7 +28,17 @@ pub(crate) struct Mint {
 
 impl Mint {
     pub(crate) fn new() -> Self {
+        Self::with(CertificateParams::default())
+    }
+
+    /// A root that is valid until then.
+    pub(crate) fn expiring(at: SystemTime) -> Self {
         let mut params = CertificateParams::default();
+        params.not_after = at.into();
+        Self::with(params)
+    }
+
+    fn with(mut params: CertificateParams) -> Self {
         let mut name = DistinguishedName::new();
         name.push(DnType::CommonName, format!("root {}", rand::random::<u64>()));
         params.distinguished_name = name;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use adit_core::certificate::NoCertificate;
 use adit_core::identity::SpiffeId;
 
 use crate::pki::{Authority, Csr, PkiError, request};
@@ -68,14 +69,27 @@ impl SourceError {
     /// The spelling used by metrics, log lines and the command line.
     #[must_use]
     pub const fn as_label(&self) -> &'static str {
+        self.reason().as_label()
+    }
+
+    /// What it is to the flows that need the certificate.
+    #[must_use]
+    pub const fn reason(&self) -> NoCertificate {
         match self {
-            Self::Unreachable { .. } => "unreachable",
-            Self::TimedOut(_) => "timed_out",
-            Self::Unauthenticated { .. } => "unauthenticated",
-            Self::PermissionDenied { .. } => "permission_denied",
-            Self::Failed { .. } => "failed",
-            Self::BadAnswer(_) => "bad_answer",
-            Self::Local(_) => "local",
+            Self::Unreachable { .. } => NoCertificate::Unreachable,
+            Self::TimedOut(_) => NoCertificate::TimedOut,
+            Self::Unauthenticated { .. } => NoCertificate::Unauthenticated,
+            Self::PermissionDenied { .. } => NoCertificate::PermissionDenied,
+            Self::Failed { .. } => NoCertificate::Failed,
+            Self::BadAnswer(BadAnswer::NotValidNow) => NoCertificate::NotValidNow,
+            Self::BadAnswer(BadAnswer::CaExpired) => NoCertificate::CaExpired,
+            Self::BadAnswer(
+                BadAnswer::Malformed
+                | BadAnswer::OtherIdentity
+                | BadAnswer::OtherKey
+                | BadAnswer::Untrusted,
+            ) => NoCertificate::BadAnswer,
+            Self::Local(_) => NoCertificate::Local,
         }
     }
 }

@@ -70,6 +70,11 @@ impl Svid {
         self.validity.contains(self.clock.now())
     }
 
+    /// Whether its life has not begun by now.
+    pub(super) fn is_early(&self) -> bool {
+        self.clock.now() < self.validity.not_before
+    }
+
     /// For accepting tunnels to this identity from any peer of the trust domain.
     #[must_use]
     pub fn server_config(&self) -> Arc<ServerConfig> {

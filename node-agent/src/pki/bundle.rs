@@ -1,6 +1,7 @@
 //! Trust bundles: the roots that a chain may end in.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -53,6 +54,19 @@ impl Bundle {
     /// [`PkiError::Invalid`], naming `origin`.
     pub fn from_pem(pem: &[u8], origin: &str) -> Result<Self, PkiError> {
         Self::try_new(read_certificates(pem, origin)?, origin)
+    }
+
+    /// Without the roots that have expired; `None` if all have.
+    #[must_use]
+    pub fn unexpired(&self, now: SystemTime) -> Option<Self> {
+        let valid = |root: &&CertificateDer<'_>| {
+            Facts::read(root).is_ok_and(|facts| now <= facts.not_after)
+        };
+        let kept: Vec<_> = self.certificates.iter().filter(valid).cloned().collect();
+        if kept.len() == self.certificates.len() {
+            return Some(self.clone());
+        }
+        Self::try_new(kept, "").ok()
     }
 
     /// The roots themselves.

@@ -44,8 +44,13 @@ pub(crate) struct Arrived {
 pub(crate) enum Requested {
     /// For a stream.
     Stream(Arrived),
-    /// For something that is no stream.
-    Malformed(Malformed),
+    /// For something that is no stream: it arrived at the pod's tunnel port and goes nowhere.
+    Malformed {
+        /// Whence, and to which pod.
+        arrived: Arrived,
+        /// What is wrong with it.
+        why: Malformed,
+    },
 }
 
 impl Captured {
@@ -86,19 +91,20 @@ impl Arrived {
 impl Requested {
     /// Reads a request that came through a tunnel to `pod`.
     pub(crate) fn read(pod: &Arc<EnrolledPod>, ends: &Ends, request: &Incoming) -> Self {
-        let Some(authority) = request.authority.as_deref() else {
-            return Self::Malformed(Malformed::Method);
+        let authority = request.authority.as_deref().ok_or(Malformed::Method);
+        let dialled = authority.and_then(hbone::parse_authority);
+        // The tunnel's own address: a header could claim any.
+        let source = SocketAddr::new(ends.peer_address.ip(), 0);
+        let arrived = Arrived {
+            pod: Arc::clone(pod),
+            source,
+            proved: Some((ends.peer.clone(), ends.tls)),
+            dialled: dialled.unwrap_or_else(|_malformed| tunnel_port(pod, source.ip())),
+            claimed_service: request.forwarded.as_deref().and_then(hbone::parse_forwarded_host),
         };
-        match hbone::parse_authority(authority) {
-            Ok(dialled) => Self::Stream(Arrived {
-                pod: Arc::clone(pod),
-                // The tunnel's own address: a header could claim any.
-                source: SocketAddr::new(ends.peer_address.ip(), 0),
-                proved: Some((ends.peer.clone(), ends.tls)),
-                dialled,
-                claimed_service: request.forwarded.as_deref().and_then(hbone::parse_forwarded_host),
-            }),
-            Err(why) => Self::Malformed(why),
+        match dialled {
+            Ok(_) => Self::Stream(arrived),
+            Err(why) => Self::Malformed { arrived, why },
         }
     }
 }
@@ -107,6 +113,13 @@ impl Requested {
 /// address it is so one round later.
 fn is_own(pod: &EnrolledPod, dialled: IpAddr, source: IpAddr) -> bool {
     dialled == source || pod.addresses.contains(&dialled)
+}
+
+/// Where the tunnels of a pod arrive, in the family of their source.
+pub(super) fn tunnel_port(pod: &EnrolledPod, source: IpAddr) -> SocketAddr {
+    let mut own = pod.addresses.iter().copied();
+    let own = own.find(|ip| ip.is_ipv4() == source.is_ipv4()).unwrap_or(source);
+    SocketAddr::new(own, hbone::TUNNEL_PORT)
 }
 
 /// Resets a connection, and says so.

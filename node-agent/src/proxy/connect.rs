@@ -110,6 +110,7 @@ async fn plaintext(
 ) -> Result<Link, CloseReason> {
     let dial = pod.sockets.outward(direct.destination);
     let tcp = establish(dial, stages.connect_timeout).await?;
+    stages.settings.keep_alive(&tcp).map_err(|_error| CloseReason::Local)?;
     Ok(Link::Plain(End::tcp(tcp)))
 }
 

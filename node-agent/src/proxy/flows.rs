@@ -18,7 +18,7 @@ use adit_core::world::{Changes, World};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::accept::{Arrived, Captured};
+use super::accept::{Arrived, Captured, tunnel_port};
 use crate::datapath::EnrolledPod;
 use crate::observer::Recorder;
 use crate::tunnel::Ends;
@@ -340,14 +340,7 @@ pub(crate) fn refused_tunnel(
         pod: Arc::clone(pod),
         source,
         proved: None,
-        dialled: SocketAddr::new(
-            pod.addresses
-                .iter()
-                .copied()
-                .find(|ip| ip.is_ipv4() == source.is_ipv4())
-                .unwrap_or_else(|| source.ip()),
-            adit_core::hbone::TUNNEL_PORT,
-        ),
+        dialled: tunnel_port(pod, source.ip()),
         claimed_service: None,
     };
     let flow = flows.register_inbound(world, &arrived);

@@ -74,6 +74,9 @@ where
         }
         Err((Side::Source, Broken::Reset)) => CloseReason::ResetBySource,
         Err((Side::Destination, Broken::Reset)) => CloseReason::ResetByDestination,
+        Err((Side::Source, Broken::Silent)) => CloseReason::SourceSilent,
+        Err((Side::Destination, Broken::Silent)) => CloseReason::DestinationSilent,
+        Err((_, Broken::Evicted)) => CloseReason::MemoryLimit,
         Err((_, Broken::Lost)) => CloseReason::TunnelLost,
     }
 }

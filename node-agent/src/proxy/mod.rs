@@ -23,6 +23,9 @@ use crate::discovery::Worlds;
 use crate::tunnel::{Broken, Incoming, Tunnels};
 use forward::{End, forward};
 
+/// Keep-alive probes that a plaintext peer may leave unanswered.
+const PROBES: u32 = 6;
+
 /// What the stages need of the worker they run on.
 pub(crate) struct Stages {
     /// The world, loaded once per decision.
@@ -35,6 +38,40 @@ pub(crate) struct Stages {
     pub(crate) cluster: Arc<str>,
     /// How long a flow waits for its connection.
     pub(crate) connect_timeout: Duration,
+    /// What can be set about flows.
+    pub(crate) settings: Settings,
+}
+
+/// What can be set about flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// A plaintext peer that was silent for this long is probed (TCP keep-alive).
+    pub keepalive_time: Duration,
+    /// A peer that does not answer is probed again after this time. With the sixth probe that is not
+    /// answered the flow ends.
+    pub keepalive_interval: Duration,
+}
+
+impl Settings {
+    /// Lets the kernel notice that a plaintext peer's host is gone. A tunnel's PING does that for
+    /// its streams, and an application of this node ends with its sockets. No TCP_USER_TIMEOUT:
+    /// that would end a connection whose reader lives and is slow (tcp_probe_timer in the kernel).
+    pub(crate) fn keep_alive(&self, tcp: &TcpStream) -> std::io::Result<()> {
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(self.keepalive_time)
+            .with_interval(self.keepalive_interval)
+            .with_retries(PROBES);
+        socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            keepalive_time: Duration::from_secs(60),
+            keepalive_interval: Duration::from_secs(10),
+        }
+    }
 }
 
 /// A connection that an enrolled pod opened.
@@ -75,9 +112,10 @@ pub(crate) async fn inbound_tunnelled(stages: Rc<Stages>, requested: Requested, 
     let mut responder = request.responder;
     let arrived = match requested {
         Requested::Stream(arrived) => arrived,
-        Requested::Malformed(why) => {
-            tracing::debug!(reason = why.as_label(), "CONNECT refused");
-            return responder.reject(StatusCode::BAD_REQUEST);
+        Requested::Malformed { arrived, why } => {
+            responder.reject(StatusCode::BAD_REQUEST);
+            let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
+            return flow.finish(CloseReason::Malformed(why));
         }
     };
     let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
@@ -87,7 +125,7 @@ pub(crate) async fn inbound_tunnelled(stages: Rc<Stages>, requested: Requested, 
             application = Box::pin(to_application(&stages, &flow, &arrived)) => application,
             gone = responder.given_up() => return match gone {
                 Broken::Reset => CloseReason::ResetBySource,
-                Broken::Lost => CloseReason::TunnelLost,
+                Broken::Lost | Broken::Silent | Broken::Evicted => CloseReason::TunnelLost,
             },
         };
         match application {
@@ -119,6 +157,7 @@ async fn to_application(
 const fn status(reason: CloseReason) -> StatusCode {
     match reason {
         CloseReason::Denied(adit_core::policy::Denied::NotItsAddress) => StatusCode::BAD_REQUEST,
+        CloseReason::Malformed(_) => StatusCode::BAD_REQUEST,
         CloseReason::Denied(_) => StatusCode::UNAUTHORIZED,
         CloseReason::Finished
         | CloseReason::ResetBySource
@@ -128,8 +167,11 @@ const fn status(reason: CloseReason) -> StatusCode {
         | CloseReason::DestinationNotReady
         | CloseReason::ConnectFailed(_)
         | CloseReason::Tls(_)
+        | CloseReason::SourceSilent
+        | CloseReason::DestinationSilent
+        | CloseReason::MemoryLimit
         | CloseReason::TunnelLost
-        | CloseReason::NoCertificate
+        | CloseReason::NoCertificate(_)
         | CloseReason::PodGone
         | CloseReason::Drained
         | CloseReason::Local => StatusCode::SERVICE_UNAVAILABLE,

@@ -60,7 +60,10 @@ impl ReadHalf for Reader {
     async fn broken(&mut self) -> Broken {
         // A reset sets the socket's error (tcp_reset in the kernel), which epoll always tells.
         match self.0.ready(Interest::ERROR).await {
-            Ok(_error) => Broken::Reset,
+            Ok(_error) => match self.0.as_ref().take_error() {
+                Ok(Some(error)) => broken(error),
+                Ok(None) | Err(_) => Broken::Reset,
+            },
             Err(_closed) => Broken::Lost,
         }
     }
@@ -110,7 +113,18 @@ fn broken(error: io::Error) -> Broken {
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::NotConnected
-            | io::ErrorKind::TimedOut
     );
-    if by_its_end { Broken::Reset } else { Broken::Lost }
+    // When retransmissions or keep-alive probes end unanswered the error is what ICMP said last, or
+    // ETIMEDOUT (tcp_write_err in the kernel).
+    let unanswered = matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    );
+    match (by_its_end, unanswered) {
+        (true, _) => Broken::Reset,
+        (false, true) => Broken::Silent,
+        (false, false) => Broken::Lost,
+    }
 }

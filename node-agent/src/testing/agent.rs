@@ -119,6 +119,7 @@ impl TestAgent {
             recorder,
             control: runtime::Handle::current(),
             tunnel: settings,
+            flow: crate::proxy::Settings::default(),
             cluster: Arc::from("Kubernetes"),
         };
         let workers =

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::h2::{Incoming, Served, serve};
 use super::tls::{Detached, HandshakeError, Session, Shaken};
-use super::{Ends, Settings};
+use super::{Budget, Ends, Settings};
 use crate::datapath::EnrolledPod;
 use crate::identity::{self, Certificates};
 
@@ -70,7 +70,7 @@ impl Handshakes {
         pod: Arc<EnrolledPod>,
         place: OwnedSemaphorePermit,
     ) -> Result<AcceptedTunnel, CloseReason> {
-        let svid = self.certificates.current(&pod.identity).ok_or(CloseReason::NoCertificate)?;
+        let svid = self.certificates.usable(&pod.identity).map_err(CloseReason::NoCertificate)?;
         let session = UnbufferedServerConnection::new(svid.server_config()).map_err(failed)?;
         let shaken = self.shake_hands(tcp, session, pod.identity.clone()).await;
         drop(place);
@@ -85,7 +85,7 @@ impl Handshakes {
         pod: &EnrolledPod,
         expected: &SpiffeId,
     ) -> Result<DialledTunnel, CloseReason> {
-        let svid = self.certificates.current(&pod.identity).ok_or(CloseReason::NoCertificate)?;
+        let svid = self.certificates.usable(&pod.identity).map_err(CloseReason::NoCertificate)?;
         let address = tcp.peer_addr().map_err(|_gone| CloseReason::Tls(TlsFailure::Protocol))?;
         // Required by rustls, never sent: no SNI, and an address is none.
         let name = ServerName::IpAddress(address.ip().into());
@@ -149,7 +149,7 @@ fn ends<S: Session>(stream: &Shaken<S>, local: SpiffeId) -> Result<Ends, CloseRe
 /// Serves a tunnel that was accepted, on this thread's runtime, until it ends.
 pub(crate) async fn serve_accepted(
     tunnel: AcceptedTunnel,
-    settings: &Settings,
+    settings: (&Settings, &Budget),
     drain: watch::Receiver<bool>,
     accept: impl FnMut(Incoming),
 ) -> Served {

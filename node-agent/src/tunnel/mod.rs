@@ -5,6 +5,7 @@
 //! one engine, the module `h2`: another one may stand beside it.
 
 mod activity;
+mod budget;
 mod buffer;
 mod h2;
 mod handshake;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use activity::Activity;
+pub(crate) use budget::Budget;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use h2::serve;
 pub(crate) use h2::{Incoming, Reader, Served, Writer};
@@ -40,6 +42,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Streams in one tunnel at a time.
     pub max_streams: u32,
+    /// What applications that are slow to read may make this process hold, in bytes.
+    pub unread_limit: usize,
 }
 
 impl Default for Settings {
@@ -50,6 +54,7 @@ impl Default for Settings {
             ping_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             max_streams: 100,
+            unread_limit: 256 << 20,
         }
     }
 }
@@ -74,6 +79,10 @@ pub(crate) enum Broken {
     Reset,
     /// What carried it broke: the tunnel, or this node's own socket.
     Lost,
+    /// The host at that end no longer answers TCP.
+    Silent,
+    /// What waits for the other side, which does not take it, is needed by others.
+    Evicted,
 }
 
 /// The half of a flow's end that bytes come from.
@@ -83,7 +92,7 @@ pub(crate) trait ReadHalf {
     fn read(&mut self) -> impl Future<Output = Result<Option<Bytes>, Broken>>;
 
     /// Completes when the sender breaks off, also while nothing is read because the other side is
-    /// slow.
+    /// slow, or when what waits to be read must go. To be awaited only while the other side is slow.
     fn broken(&mut self) -> impl Future<Output = Broken>;
 }
 

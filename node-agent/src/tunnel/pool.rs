@@ -19,11 +19,11 @@ use tokio::time::Instant;
 use super::activity::Activity;
 use super::h2::{self, Answer, Client, Reader, Writer};
 use super::handshake::{DialledTunnel, Handshakes};
-use super::{ConnectHead, Ends, Settings};
+use super::{Budget, ConnectHead, Ends, Settings};
 use crate::datapath::{EnrolledPod, connect_failure};
 
 /// How often a flow is given another tunnel because the one it had took no more streams, or broke
-/// before it answered.
+/// before the request was sent.
 const ATTEMPTS: u32 = 3;
 
 /// The pool of one worker. Cheap to clone; never leaves its thread.
@@ -41,6 +41,7 @@ struct Inner {
     rearm: Notify,
     handshakes: Handshakes,
     settings: Settings,
+    budget: Budget,
 }
 
 /// A tunnel that is open.
@@ -114,7 +115,7 @@ pub(crate) struct PooledTunnel {
 
 impl Tunnels {
     /// An empty pool. [`Tunnels::run`] must be spawned beside it.
-    pub(crate) fn new(handshakes: Handshakes, settings: Settings) -> Self {
+    pub(crate) fn new(handshakes: Handshakes, settings: Settings, budget: Budget) -> Self {
         let limits = Limits {
             max_streams: settings.max_streams,
             idle: settings.idle_timeout,
@@ -131,6 +132,7 @@ impl Tunnels {
             rearm: Notify::new(),
             handshakes,
             settings,
+            budget,
         }))
     }
 
@@ -183,7 +185,12 @@ impl Tunnels {
                 // The other end's limit came too late for this one.
                 Answer::Full if self.0.is_overfull(&place) => {}
                 Answer::Full | Answer::GoingAway => self.0.going_away(place.tunnel),
-                Answer::Lost => self.0.handle(Input::Lost(place.tunnel), None),
+                Answer::Unsent => self.0.handle(Input::Lost(place.tunnel), None),
+                Answer::Lost => {
+                    self.0.handle(Input::Lost(place.tunnel), None);
+                    // The application at the other end may have a connection of it already.
+                    return Err(OpenError { reason: CloseReason::TunnelLost, again: false });
+                }
             }
         }
         Err(OpenError { reason: CloseReason::TunnelLost, again: true })
@@ -376,7 +383,8 @@ impl Inner {
         let opened = match stream.attach() {
             Ok(stream) => {
                 let activity = stream.activity();
-                h2::connect(stream).await.map(|opened| (activity, opened))
+                let opened = h2::connect(stream, self.budget.clone()).await;
+                opened.map(|opened| (activity, opened))
             }
             Err(error) => Err(error),
         };

@@ -25,8 +25,9 @@ use crate::datapath::{EnrolledPod, Listeners};
 use crate::discovery::Worlds;
 use crate::identity::Certificates;
 use crate::observer::Recorder;
+use crate::proxy;
 use crate::shutdown::{Phase, Shutdown};
-use crate::tunnel::{self, AcceptedTunnel};
+use crate::tunnel::{self, AcceptedTunnel, Budget};
 
 /// The largest number of workers: the socket look-up program has places for this many.
 pub const MAX_WORKERS: usize = adit_shared::key::MAX_WORKERS as usize;
@@ -58,6 +59,8 @@ pub struct Context {
     pub control: runtime::Handle,
     /// What can be set about tunnels.
     pub tunnel: tunnel::Settings,
+    /// What can be set about flows.
+    pub flow: proxy::Settings,
     /// The cluster's name, for baggage.
     pub cluster: Arc<str>,
 }
@@ -130,13 +133,14 @@ pub fn start(settings: Settings, context: &Context) -> io::Result<Workers> {
         receivers.push(receiver);
     }
     let links: Arc<[Link]> = links.into();
+    let budget = Budget::new(context.tunnel.unread_limit);
     for (index, receiver) in receivers.into_iter().enumerate() {
         let peers = balance::Peers::new(&links);
-        let context = context.clone();
+        let (context, budget) = (context.clone(), budget.clone());
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || run::run(&runtime, index, peers, &context, receiver))?;
+            .spawn(move || run::run(&runtime, (index, peers), &context, budget, receiver))?;
     }
     Ok(Workers { links })
 }

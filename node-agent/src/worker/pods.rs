@@ -20,7 +20,7 @@ use super::balance::Peers;
 use crate::datapath::{EnrolledPod, Listeners};
 use crate::proxy::{self, Arrived, Captured, Requested, Stages, refused_tunnel};
 use crate::sys::sockopt;
-use crate::tunnel::{self, AcceptedTunnel, Ends, Handshakes, Incoming, Served};
+use crate::tunnel::{self, AcceptedTunnel, Budget, Ends, Handshakes, Incoming, Served};
 
 /// How long an accept loop waits when the node has no file descriptor or memory left.
 const EXHAUSTED: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ pub(super) struct Local {
 /// The pods of one worker.
 pub(super) struct Pods {
     local: Rc<Local>,
-    settings: tunnel::Settings,
+    tunnels: (tunnel::Settings, Budget),
     /// A pod's accept loops end when its sender is dropped.
     served: HashMap<PodUid, Serving>,
     carried: Rc<RefCell<BTreeMap<u64, Carried>>>,
@@ -62,9 +62,9 @@ struct Carried {
 }
 
 impl Pods {
-    pub(super) fn new(local: Rc<Local>, settings: tunnel::Settings) -> Self {
+    pub(super) fn new(local: Rc<Local>, tunnels: (tunnel::Settings, Budget)) -> Self {
         let carried = Rc::default();
-        Self { local, settings, served: HashMap::new(), carried, next: 0 }
+        Self { local, tunnels, served: HashMap::new(), carried, next: 0 }
     }
 
     pub(super) fn stages(&self) -> &Rc<Stages> {
@@ -99,6 +99,7 @@ impl Pods {
             move |tcp| {
                 let arrived = Arrived::plaintext(Arc::clone(&pod), &tcp, port)?;
                 let stages = Rc::clone(&local.stages);
+                stages.settings.keep_alive(&tcp)?;
                 spawn_local(proxy::inbound_plaintext(stages, arrived, tcp));
                 Ok(())
             }
@@ -159,13 +160,14 @@ impl Pods {
         let (pod, ends) = (Arc::clone(&accepted.pod), Rc::new(accepted.ends.clone()));
         let leave =
             Leave { id, carried: Rc::clone(&self.carried), load: Arc::clone(&self.local.load) };
-        let (local, settings) = (Rc::clone(&self.local), self.settings.clone());
+        let (local, (settings, budget)) = (Rc::clone(&self.local), self.tunnels.clone());
         let counters = Rc::new(Counters::default());
         let accept = accept_streams(&local, &pod, &ends, &counters);
         let serving = async move {
             let _leave = leave;
             let peer = accepted.ends.peer_address;
-            match Box::pin(tunnel::serve_accepted(accepted, &settings, draining, accept)).await {
+            let set = (&settings, &budget);
+            match Box::pin(tunnel::serve_accepted(accepted, set, draining, accept)).await {
                 Served::Closed => tracing::debug!(%peer, "tunnel closed"),
                 Served::Broken(error) => tracing::debug!(%peer, %error, "tunnel broken"),
                 Served::Silent => tracing::debug!(%peer, "tunnel lost: no answer to PING"),

@@ -13,7 +13,7 @@ use super::balance::Peers;
 use super::pods::{Local, Pods};
 use super::{Command, Context, GONE};
 use crate::proxy::{Flows, Stages};
-use crate::tunnel::{Handshakes, Tunnels};
+use crate::tunnel::{Budget, Handshakes, Tunnels};
 
 /// How often a drain looks whether the last flow has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -24,9 +24,9 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// Runs the thread.
 pub(super) fn run(
     runtime: &Runtime,
-    index: usize,
-    peers: Peers,
+    (index, peers): (usize, Peers),
     context: &Context,
+    budget: Budget,
     commands: mpsc::UnboundedReceiver<Command>,
 ) {
     let local = LocalSet::new();
@@ -34,17 +34,18 @@ pub(super) fn run(
         let limit = context.tunnel.connect_timeout;
         let certificates = context.certificates.clone();
         let handshakes = Handshakes::new(context.control.clone(), certificates, limit);
-        let tunnels = Tunnels::new(handshakes.clone(), context.tunnel.clone());
+        let tunnels = Tunnels::new(handshakes.clone(), context.tunnel.clone(), budget.clone());
         let stages = Rc::new(Stages {
             worlds: context.worlds.clone(),
             tunnels: tunnels.clone(),
             flows: Flows::new(index, peers.count(), context.recorder.clone()),
             cluster: Arc::clone(&context.cluster),
             connect_timeout: limit,
+            settings: context.flow,
         });
         let load = peers.load(index);
         let local = Local { index, stages, handshakes, peers, load };
-        let pods = Pods::new(Rc::new(local), context.tunnel.clone());
+        let pods = Pods::new(Rc::new(local), (context.tunnel.clone(), budget));
         let timers = tokio::task::spawn_local(tunnels.run());
         serve(pods, commands).await;
         timers.abort();

@@ -1,17 +1,21 @@
 //! An AuthorizationPolicy with its rules found by what they need, instead of one after the other.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::facts::{Facts, Key, Keys};
-use super::matcher::{Match, ServiceAccount, TextMatch};
-use super::object::{AuthorizationPolicy, Condition, Rule, Source};
+use super::facts::{Facts, Key, block_digest};
+use super::keyed::Keyed;
+use super::matcher::{IpBlock, Match, ServiceAccount, TextMatch};
+use super::object::{AuthorizationPolicy, Rule, Test};
 
 /// A policy, compiled once when it arrives.
 #[derive(Debug)]
 pub(super) struct Compiled {
     policy: Arc<AuthorizationPolicy>,
-    /// Rules that match only flows which have one of some keys: (key, rule), sorted.
-    keyed: Box<[(u64, u16)]>,
+    /// Rules that match only flows which have one of some keys.
+    keyed: Keyed,
+    /// The shapes of those keys that are ranges of source addresses.
+    shapes: Box<[(u8, bool)]>,
     /// The other rules, in order.
     others: Box<[u16]>,
 }
@@ -19,19 +23,23 @@ pub(super) struct Compiled {
 impl Compiled {
     pub(super) fn new(policy: Arc<AuthorizationPolicy>) -> Self {
         let mut keyed = Vec::new();
+        let mut shapes = BTreeSet::new();
         let mut others = Vec::new();
         for (rule, index) in policy.rules().iter().zip(0_u16..) {
             if rule.never {
                 continue;
             }
             match needed(rule) {
-                Some(keys) => keyed.extend(keys.into_iter().map(|key| (key, index))),
+                Some(Needed { digests, blocks }) => {
+                    shapes.extend(blocks.iter().map(|block| block.shape()));
+                    let blocks = blocks.iter().map(|block| block_digest(block));
+                    keyed.extend(digests.into_iter().chain(blocks).map(|key| (key, index)));
+                }
                 None => others.push(index),
             }
         }
-        keyed.sort_unstable();
-        keyed.dedup();
-        Self { policy, keyed: keyed.into(), others: others.into() }
+        let shapes = shapes.into_iter().collect();
+        Self { policy, keyed: Keyed::new(keyed), shapes, others: others.into() }
     }
 
     pub(super) const fn policy(&self) -> &Arc<AuthorizationPolicy> {
@@ -39,70 +47,75 @@ impl Compiled {
     }
 
     /// The first rule that matches.
-    pub(super) fn first_match(&self, facts: &Facts<'_>, keys: &Keys) -> Option<usize> {
+    pub(super) fn first_match(&self, facts: &Facts<'_>) -> Option<usize> {
         let rules = self.policy.rules();
         let matches =
-            |index: u16| rules.get(usize::from(index)).is_some_and(|rule| rule.matches(facts));
-        let mut first: Option<u16> = None;
-        for key in keys.iter() {
-            let start = self.keyed.partition_point(|(other, _)| *other < key);
-            let found = self.keyed.get(start..).unwrap_or_default().iter();
-            let found = found.take_while(|(other, _)| *other == key).map(|(_, index)| *index);
-            let bound = first.unwrap_or(u16::MAX);
-            let mut found = found.take_while(|index| *index < bound);
-            first = found.find(|index| matches(*index)).or(first);
-        }
-        let bound = first.unwrap_or(u16::MAX);
-        let mut others = self.others.iter().copied().take_while(|index| *index < bound);
-        others.find(|index| matches(*index)).or(first).map(usize::from)
+            |index: &u16| rules.get(usize::from(*index)).is_some_and(|rule| rule.matches(facts));
+        let blocks = self.shapes.iter().filter_map(|shape| facts.block(*shape));
+        let keyed = facts.keys().chain(blocks).filter_map(|key| self.keyed.find(key).find(matches));
+        let keyed = keyed.min();
+        let before = |index: &u16| keyed.is_none_or(|keyed| *index < keyed);
+        let mut others = self.others.iter().copied().take_while(before);
+        others.find(matches).or(keyed).map(usize::from)
     }
 }
 
-/// The keys of which a flow must have one for the rule to match; `None` if it may match without any.
-fn needed(rule: &Rule) -> Option<Vec<u64>> {
-    let by_source = all(&rule.sources, source_keys);
-    let by_condition = || rule.conditions.iter().find_map(condition_keys);
-    let by_port = || all(&rule.operations, |operation| port_keys(&operation.ports));
-    by_source.or_else(by_condition).or_else(by_port)
+/// What a flow must have one of for a rule to match.
+#[derive(Default)]
+struct Needed<'a> {
+    digests: Vec<u64>,
+    blocks: Vec<&'a IpBlock>,
+}
+
+/// `None` if the rule may match without any key.
+fn needed(rule: &Rule) -> Option<Needed<'_>> {
+    each(&rule.sources)
+        .or_else(|| rule.conditions.iter().find_map(by_test))
+        .or_else(|| each(&rule.operations))
 }
 
 /// What each of some alternatives needs, if each needs something and there are any.
-fn all<T>(alternatives: &[T], keys: impl Fn(&T) -> Option<Vec<u64>>) -> Option<Vec<u64>> {
+fn each(alternatives: &[Box<[Test]>]) -> Option<Needed<'_>> {
     if alternatives.is_empty() {
         return None;
     }
-    let keys: Option<Vec<_>> = alternatives.iter().map(keys).collect();
-    keys.map(|keys| keys.concat())
+    let mut all = Needed::default();
+    for tests in alternatives {
+        let Needed { digests, blocks } = tests.iter().find_map(by_test)?;
+        all.digests.extend(digests);
+        all.blocks.extend(blocks);
+    }
+    Some(all)
 }
 
-fn source_keys(source: &Source) -> Option<Vec<u64>> {
-    text_keys(&source.principals, |text| Key::Principal(text))
-        .or_else(|| account_keys(&source.service_accounts))
-        .or_else(|| text_keys(&source.namespaces, |text| Key::Namespace(text)))
-}
-
-fn condition_keys(condition: &Condition) -> Option<Vec<u64>> {
-    match condition {
-        Condition::SourcePrincipal(texts) => text_keys(texts, |text| Key::Principal(text)),
-        Condition::SourceNamespace(texts) => text_keys(texts, |text| Key::Namespace(text)),
-        Condition::DestinationPort(ports) => port_keys(ports),
-        Condition::SourceIp(_) | Condition::DestinationIp(_) => None,
+fn by_test(test: &Test) -> Option<Needed<'_>> {
+    match test {
+        Test::Principal(texts) => by_texts(texts, Key::Principal),
+        Test::Namespace(texts) => by_texts(texts, Key::Namespace),
+        Test::ServiceAccount(accounts) => {
+            by_keys(&accounts.any_of, |ServiceAccount { namespace, name }| {
+                Some(Key::ServiceAccount(namespace, name))
+            })
+        }
+        Test::Port(ports) => by_keys(&ports.any_of, |port| Some(Key::Port(*port))),
+        Test::SourceIp(blocks) if !blocks.any_of.is_empty() => {
+            Some(Needed { digests: Vec::new(), blocks: blocks.any_of.iter().collect() })
+        }
+        Test::SourceIp(_) | Test::DestinationIp(_) | Test::TrustDomain(_) => None,
     }
 }
 
-fn text_keys(texts: &Match<TextMatch>, key: fn(&str) -> Key<'_>) -> Option<Vec<u64>> {
-    all(&texts.any_of, |text| match text {
-        TextMatch::Exact(text) => Some(vec![key(text).digest()]),
+fn by_texts<'a>(texts: &'a Match<TextMatch>, key: fn(&'a str) -> Key<'a>) -> Option<Needed<'a>> {
+    by_keys(&texts.any_of, |text| match text {
+        TextMatch::Exact(text) => Some(key(text)),
         TextMatch::Prefix(_) | TextMatch::Suffix(_) | TextMatch::Present => None,
     })
 }
 
-fn account_keys(accounts: &Match<ServiceAccount>) -> Option<Vec<u64>> {
-    all(&accounts.any_of, |ServiceAccount { namespace, name }| {
-        Some(vec![Key::ServiceAccount(namespace, name).digest()])
-    })
-}
-
-fn port_keys(ports: &Match<u16>) -> Option<Vec<u64>> {
-    all(&ports.any_of, |port| Some(vec![Key::Port(*port).digest()]))
+fn by_keys<'a, T>(values: &'a [T], key: impl Fn(&'a T) -> Option<Key<'a>>) -> Option<Needed<'a>> {
+    if values.is_empty() {
+        return None;
+    }
+    let digests = values.iter().map(|value| Some(key(value)?.digest()));
+    Some(Needed { digests: digests.collect::<Option<_>>()?, blocks: Vec::new() })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::facts::Facts;
 use super::matcher::Match;
-use super::object::{Condition, Operation, Rule, Source};
+use super::object::{Rule, Test};
 use crate::identity::SpiffeId;
 
 /// Something that a rule asks for and that a flow has otherwise. Printed as
@@ -42,10 +42,11 @@ impl Sink for Vec<Miss> {
 impl Rule {
     /// Whether the rule matches.
     pub(super) fn matches(&self, facts: &Facts<'_>) -> bool {
-        !self.never
-            && (self.operations.is_empty() || self.operations.iter().any(|to| to.matches(facts)))
-            && (self.sources.is_empty() || self.sources.iter().any(|from| from.matches(facts)))
-            && self.conditions.iter().all(|when| when.matches(facts))
+        let all = |tests: &[Test]| tests.iter().all(|test| test.holds(facts));
+        let one = |alternatives: &[Box<[Test]>]| {
+            alternatives.is_empty() || alternatives.iter().any(|tests| all(tests))
+        };
+        !self.never && one(&self.operations) && one(&self.sources) && all(&self.conditions)
     }
 
     /// How much is in the rule's way: 0 if it matches.
@@ -71,144 +72,117 @@ impl Rule {
                 wanted: "fields that cannot be enforced on it".to_owned(),
             });
         }
-        let distance = |from: &&Source| {
-            let mut distance = 0;
-            from.visit(facts, &mut distance);
-            distance
-        };
-        if let Some(nearest) = self.sources.iter().min_by_key(distance) {
-            nearest.visit(facts, sink);
-        }
-        let distance = |to: &&Operation| {
-            let mut distance = 0;
-            to.visit(facts, &mut distance);
-            distance
-        };
-        if let Some(nearest) = self.operations.iter().min_by_key(distance) {
-            nearest.visit(facts, sink);
-        }
-        for when in &self.conditions {
-            when.visit(facts, sink);
+        visit_nearest(&self.sources, facts, sink);
+        visit_nearest(&self.operations, facts, sink);
+        for test in &self.conditions {
+            test.visit(facts, true, sink);
         }
     }
 }
 
-impl Source {
-    fn matches(&self, facts: &Facts<'_>) -> bool {
-        let Self { principals, namespaces, service_accounts, ip_blocks, trust_domains } = self;
-        principals.matches(|text| text.matches(facts.principal()))
-            && namespaces.matches(|text| text.matches(facts.namespace()))
-            && service_accounts.matches(|account| account.matches(facts.identity))
-            && ip_blocks.matches(|block| block.contains(facts.source))
-            && trust_domains.matches(|text| text.matches(facts.trust_domain()))
-    }
-
-    fn visit(&self, facts: &Facts<'_>, sink: &mut impl Sink) {
-        let Self { principals, namespaces, service_accounts, ip_blocks, trust_domains } = self;
-        let field = Field("source.principals", "source.notPrincipals");
-        let actual = || said(facts.principal());
-        field.visit(principals, sink, actual, |text| text.matches(facts.principal()));
-        let field = Field("source.namespaces", "source.notNamespaces");
-        let actual = || said(facts.namespace());
-        field.visit(namespaces, sink, actual, |text| text.matches(facts.namespace()));
-        let field = Field("source.serviceAccounts", "source.notServiceAccounts");
-        let actual = || said(facts.identity.map(account).as_deref());
-        field.visit(service_accounts, sink, actual, |account| account.matches(facts.identity));
-        let field = Field("source.ipBlocks", "source.notIpBlocks");
-        let actual = || facts.source.to_string();
-        field.visit(ip_blocks, sink, actual, |block| block.contains(facts.source));
-        let field = Field("source.trustDomains", "source.notTrustDomains");
-        let actual = || said(facts.trust_domain());
-        field.visit(trust_domains, sink, actual, |text| text.matches(facts.trust_domain()));
+fn visit_nearest(alternatives: &[Box<[Test]>], facts: &Facts<'_>, sink: &mut impl Sink) {
+    let distance = |tests: &&[Test]| {
+        let mut distance = 0;
+        tests.iter().for_each(|test| test.visit(facts, false, &mut distance));
+        distance
+    };
+    let nearest = alternatives.iter().map(|tests| &**tests).min_by_key(distance);
+    for test in nearest.into_iter().flatten() {
+        test.visit(facts, false, sink);
     }
 }
 
-impl Operation {
-    fn matches(&self, facts: &Facts<'_>) -> bool {
-        self.ports.matches(|port| *port == facts.port)
-    }
-
-    fn visit(&self, facts: &Facts<'_>, sink: &mut impl Sink) {
-        let field = Field("operation.ports", "operation.notPorts");
-        let actual = || facts.port.to_string();
-        field.visit(&self.ports, sink, actual, |port| *port == facts.port);
-    }
-}
-
-impl Condition {
-    fn matches(&self, facts: &Facts<'_>) -> bool {
+impl Test {
+    fn holds(&self, facts: &Facts<'_>) -> bool {
         match self {
+            Self::Principal(texts) => texts.matches(|text| text.matches(facts.principal())),
+            Self::Namespace(texts) => texts.matches(|text| text.matches(facts.namespace())),
+            Self::ServiceAccount(accounts) => {
+                accounts.matches(|account| account.matches(facts.identity))
+            }
+            Self::TrustDomain(texts) => texts.matches(|text| text.matches(facts.trust_domain())),
             Self::SourceIp(blocks) => blocks.matches(|block| block.contains(facts.source)),
-            Self::SourceNamespace(texts) => texts.matches(|text| text.matches(facts.namespace())),
-            Self::SourcePrincipal(texts) => texts.matches(|text| text.matches(facts.principal())),
             Self::DestinationIp(blocks) => {
                 blocks.matches(|block| block.contains(facts.destination))
             }
-            Self::DestinationPort(ports) => ports.matches(|port| *port == facts.port),
+            Self::Port(ports) => ports.matches(|port| *port == facts.port),
         }
     }
 
-    fn visit(&self, facts: &Facts<'_>, sink: &mut impl Sink) {
+    /// Notes each side of the test that does not hold.
+    fn visit(&self, facts: &Facts<'_>, condition: bool, sink: &mut impl Sink) {
+        let names = self.names(condition);
+        let actual = || self.actual(facts);
         match self {
+            Self::Principal(texts) => {
+                visit(names, texts, sink, actual, |text| text.matches(facts.principal()));
+            }
+            Self::Namespace(texts) => {
+                visit(names, texts, sink, actual, |text| text.matches(facts.namespace()));
+            }
+            Self::ServiceAccount(accounts) => {
+                visit(names, accounts, sink, actual, |account| account.matches(facts.identity));
+            }
+            Self::TrustDomain(texts) => {
+                visit(names, texts, sink, actual, |text| text.matches(facts.trust_domain()));
+            }
             Self::SourceIp(blocks) => {
-                let field = Field("source.ip", "source.ip");
-                let actual = || facts.source.to_string();
-                field.visit(blocks, sink, actual, |block| block.contains(facts.source));
-            }
-            Self::SourceNamespace(texts) => {
-                let field = Field("source.namespace", "source.namespace");
-                let actual = || said(facts.namespace());
-                field.visit(texts, sink, actual, |text| text.matches(facts.namespace()));
-            }
-            Self::SourcePrincipal(texts) => {
-                let field = Field("source.principal", "source.principal");
-                let actual = || said(facts.principal());
-                field.visit(texts, sink, actual, |text| text.matches(facts.principal()));
+                visit(names, blocks, sink, actual, |block| block.contains(facts.source));
             }
             Self::DestinationIp(blocks) => {
-                let field = Field("destination.ip", "destination.ip");
-                let actual = || facts.destination.to_string();
-                field.visit(blocks, sink, actual, |block| block.contains(facts.destination));
+                visit(names, blocks, sink, actual, |block| block.contains(facts.destination));
             }
-            Self::DestinationPort(ports) => {
-                let field = Field("destination.port", "destination.port");
-                let actual = || facts.port.to_string();
-                field.visit(ports, sink, actual, |port| *port == facts.port);
-            }
+            Self::Port(ports) => visit(names, ports, sink, actual, |port| *port == facts.port),
         }
+    }
+
+    /// What the two sides of the test are called in a manifest.
+    const fn names(&self, condition: bool) -> [&'static str; 2] {
+        match (self, condition) {
+            (Self::Principal(_), true) => ["source.principal"; 2],
+            (Self::Principal(_), false) => ["source.principals", "source.notPrincipals"],
+            (Self::Namespace(_), true) => ["source.namespace"; 2],
+            (Self::Namespace(_), false) => ["source.namespaces", "source.notNamespaces"],
+            (Self::ServiceAccount(_), _) => ["source.serviceAccounts", "source.notServiceAccounts"],
+            (Self::TrustDomain(_), _) => ["source.trustDomains", "source.notTrustDomains"],
+            (Self::SourceIp(_), true) => ["source.ip"; 2],
+            (Self::SourceIp(_), false) => ["source.ipBlocks", "source.notIpBlocks"],
+            (Self::DestinationIp(_), _) => ["destination.ip"; 2],
+            (Self::Port(_), true) => ["destination.port"; 2],
+            (Self::Port(_), false) => ["operation.ports", "operation.notPorts"],
+        }
+    }
+
+    /// What the flow has of what the test asks for.
+    fn actual(&self, facts: &Facts<'_>) -> String {
+        let account = |id: &SpiffeId| format!("{}/{}", id.namespace(), id.service_account());
+        let identity = match self {
+            Self::Principal(_) => facts.principal().map(str::to_owned),
+            Self::Namespace(_) => facts.namespace().map(str::to_owned),
+            Self::ServiceAccount(_) => facts.identity.map(account),
+            Self::TrustDomain(_) => facts.trust_domain().map(str::to_owned),
+            Self::SourceIp(_) => Some(facts.source.to_string()),
+            Self::DestinationIp(_) => Some(facts.destination.to_string()),
+            Self::Port(_) => Some(facts.port.to_string()),
+        };
+        identity.unwrap_or_else(|| "unknown (plaintext)".to_owned())
     }
 }
 
-/// What the two sides of a match are called in a manifest.
-struct Field(&'static str, &'static str);
-
-impl Field {
-    /// Notes each side of a match that does not hold.
-    fn visit<T: fmt::Display>(
-        &self,
-        wanted: &Match<T>,
-        sink: &mut impl Sink,
-        actual: impl Fn() -> String,
-        holds: impl Fn(&T) -> bool,
-    ) {
-        let Self(field, not_field) = *self;
-        if !wanted.any_of.is_empty() && !wanted.any_of.iter().any(&holds) {
-            sink.add(|| Miss { field, actual: actual(), wanted: written_out(&wanted.any_of) });
-        }
-        if let Some(value) = wanted.none_of.iter().find(|value| holds(value)) {
-            let wanted = || format!("anything but {value}");
-            sink.add(|| Miss { field: not_field, actual: actual(), wanted: wanted() });
-        }
+fn visit<T: fmt::Display>(
+    [field, not_field]: [&'static str; 2],
+    wanted: &Match<T>,
+    sink: &mut impl Sink,
+    actual: impl Fn() -> String,
+    holds: impl Fn(&T) -> bool,
+) {
+    if !wanted.any_of.is_empty() && !wanted.any_of.iter().any(&holds) {
+        sink.add(|| Miss { field, actual: actual(), wanted: written_out(&wanted.any_of) });
     }
-}
-
-/// A plaintext flow has nothing where an identity is asked for.
-fn said(text: Option<&str>) -> String {
-    text.unwrap_or("unknown (plaintext)").to_owned()
-}
-
-fn account(identity: &SpiffeId) -> String {
-    format!("{}/{}", identity.namespace(), identity.service_account())
+    if let Some(value) = wanted.none_of.iter().find(|value| holds(value)) {
+        let wanted = || format!("anything but {value}");
+        sink.add(|| Miss { field: not_field, actual: actual(), wanted: wanted() });
+    }
 }
 
 fn written_out<T: fmt::Display>(values: &[T]) -> String {

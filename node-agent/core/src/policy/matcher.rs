@@ -37,13 +37,13 @@ pub struct IpBlock {
     length: u8,
 }
 
-/// What must match and what must not, of one kind. Empty matches everything.
+/// What must match and what must not, of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Match<T> {
     /// One of these, unless there are none.
-    pub any_of: Vec<T>,
+    pub any_of: Box<[T]>,
     /// None of these.
-    pub none_of: Vec<T>,
+    pub none_of: Box<[T]>,
 }
 
 impl TextMatch {
@@ -136,6 +136,16 @@ impl IpBlock {
         Ok(Self { network: masked(network, length), length })
     }
 
+    /// Its length, and whether it is of IPv4 addresses.
+    pub(super) const fn shape(&self) -> (u8, bool) {
+        (self.length, self.network.is_ipv4())
+    }
+
+    /// Its first address.
+    pub(super) const fn network(&self) -> IpAddr {
+        self.network
+    }
+
     /// Whether an address lies in the range. An IPv4 range has no IPv6 address, and the other way
     /// round, not even a range of length 0.
     #[must_use]
@@ -162,7 +172,8 @@ fn decimal<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-fn masked(address: IpAddr, length: u8) -> IpAddr {
+/// An address without what comes after its first bits. The length is at most the address's own.
+pub(super) fn masked(address: IpAddr, length: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
@@ -184,16 +195,9 @@ impl<T> Match<T> {
             && !self.none_of.iter().any(holds)
     }
 
-    /// Whether it says nothing.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.any_of.is_empty() && self.none_of.is_empty()
-    }
-}
-
-impl<T> Default for Match<T> {
-    fn default() -> Self {
-        Self { any_of: Vec::new(), none_of: Vec::new() }
+    /// Itself, unless it says nothing.
+    pub(super) fn said(self) -> Option<Self> {
+        (!self.any_of.is_empty() || !self.none_of.is_empty()).then_some(self)
     }
 }
 

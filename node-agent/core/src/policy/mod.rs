@@ -10,6 +10,7 @@ mod evaluate;
 mod facts;
 mod index;
 mod invalid;
+mod keyed;
 mod matcher;
 mod object;
 #[cfg(any(test, feature = "testing"))]
@@ -27,8 +28,8 @@ pub use index::Level;
 pub use invalid::{Gap, GapReason, Invalid, Why};
 pub use matcher::{IpBlock, Match, ServiceAccount, TextMatch};
 pub use object::{
-    Action, AuthorizationPolicy, Condition, Effect, MAX_RULES, Mode, Operation, PeerAuthentication,
-    PolicyId, PolicyKind, Rule, Selector, Source,
+    Action, AuthorizationPolicy, Effect, MAX_RULES, Mode, PeerAuthentication, PolicyId, PolicyKind,
+    Rule, Selector, Test,
 };
 #[cfg(any(test, feature = "testing"))]
 pub use reference::check;
@@ -72,11 +73,10 @@ fn ask(
         Err(denied) => return Decision::before_policies(denied),
     };
     let facts = Facts::of(flow);
-    let keys = facts.keys();
     let policies = world.policies();
-    let Outcome { verdict, by, missed } = walk(policies.enforced_on(pod), &facts, &keys, enforced);
+    let Outcome { verdict, by, missed } = walk(policies.enforced_on(pod), &facts, enforced);
     let dry_run = policies.dry_run_on(pod).map(|view| {
-        let Outcome { verdict, by, .. } = walk(view, &facts, &keys, dry_run);
+        let Outcome { verdict, by, .. } = walk(view, &facts, dry_run);
         DryRun { verdict, by }
     });
     let verdict = verdict.map(|()| Permit { destination: flow.destination_address });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::invalid::{Gap, GapReason, Invalid, Why};
 use super::matcher::{IpBlock, Match, ServiceAccount, TextMatch, port};
-use super::object::{Condition, MAX_RULES, Operation, Rule, Source};
+use super::object::{MAX_RULES, Rule, Test};
 use super::spec::{ConditionSpec, OperationSpec, RuleSpec, SourceSpec};
 
 /// What the check of one policy has come to so far.
@@ -20,127 +20,99 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    pub(super) fn rule(&mut self, index: usize, spec: RuleSpec) -> Rule {
+    pub(super) fn rule(&mut self, index: usize, spec: &RuleSpec) -> Rule {
         let at = format!("spec.rules[{index}]");
-        let gaps = self.gaps.len();
-        self.unsupported(&at, &spec.unsupported);
-        let sources = spec.from.map_or_else(Vec::new, |from| {
+        let RuleSpec { from, to, when, unsupported } = spec;
+        let known_gaps = self.gaps.len();
+        self.unsupported(&at, unsupported);
+        let sources = from.as_deref().map_or_else(Box::default, |from| {
             self.not_empty(&format!("{at}.from"), from.len());
-            let from = from.into_iter().enumerate();
-            from.map(|(i, source)| self.source(&format!("{at}.from[{i}].source"), &source))
-                .collect()
+            let from = from.iter().enumerate();
+            from.map(|(i, spec)| self.source(&format!("{at}.from[{i}].source"), spec)).collect()
         });
-        let operations = spec.to.map_or_else(Vec::new, |to| {
+        let operations = to.as_deref().map_or_else(Box::default, |to| {
             self.not_empty(&format!("{at}.to"), to.len());
-            let to = to.into_iter().enumerate();
-            to.map(|(i, operation)| self.operation(&format!("{at}.to[{i}].operation"), &operation))
-                .collect()
+            let to = to.iter().enumerate();
+            to.map(|(i, spec)| self.operation(&format!("{at}.to[{i}].operation"), spec)).collect()
         });
-        let when = spec.when.into_iter().enumerate();
-        let conditions =
-            when.filter_map(|(i, when)| self.condition(&format!("{at}.when[{i}]"), &when));
-        let conditions = conditions.collect();
-        let unenforced = self.gaps.get(gaps..).unwrap_or_default().iter();
-        let never = unenforced.into_iter().any(|gap| gap.why == GapReason::RuleNeverMatches);
+        let when = when.iter().enumerate();
+        let when = when.filter_map(|(i, spec)| self.condition(&format!("{at}.when[{i}]"), spec));
+        let conditions = when.collect();
+        let gaps = self.gaps.get(known_gaps..).unwrap_or_default();
+        let never = gaps.iter().any(|gap| gap.why == GapReason::RuleNeverMatches);
         Rule { sources, operations, conditions, never }
     }
 
-    fn source(&mut self, at: &str, spec: &SourceSpec) -> Source {
-        let SourceSpec {
-            principals,
-            not_principals,
-            namespaces,
-            not_namespaces,
-            service_accounts,
-            not_service_accounts,
-            ip_blocks,
-            not_ip_blocks,
-            trust_domains,
-            not_trust_domains,
-            unsupported,
-        } = spec;
-        self.unsupported(at, unsupported);
+    fn source(&mut self, at: &str, spec: &SourceSpec) -> Box<[Test]> {
+        self.unsupported(at, &spec.unsupported);
+        let names = [at, ".principals", ".notPrincipals"];
+        let principals = self.principals(names, &spec.principals, &spec.not_principals);
+        let names = [at, ".namespaces", ".notNamespaces"];
+        let namespaces = self.texts(names, &spec.namespaces, &spec.not_namespaces);
+        let names = [at, ".serviceAccounts", ".notServiceAccounts"];
+        let both = (&*spec.service_accounts, &*spec.not_service_accounts);
         let account = |namespace: &Arc<str>, text: &str| ServiceAccount::parse(text, namespace);
-        let source = Source {
-            principals: self.principals(
-                [at, ".principals", ".notPrincipals"],
-                principals,
-                not_principals,
-            ),
-            namespaces: self.texts(
-                [at, ".namespaces", ".notNamespaces"],
-                namespaces,
-                not_namespaces,
-            ),
-            service_accounts: self.values(
-                [at, ".serviceAccounts", ".notServiceAccounts"],
-                (service_accounts, not_service_accounts),
-                account,
-            ),
-            ip_blocks: self.values(
-                [at, ".ipBlocks", ".notIpBlocks"],
-                (ip_blocks, not_ip_blocks),
-                |_, text| IpBlock::parse(text),
-            ),
-            trust_domains: self.texts(
-                [at, ".trustDomains", ".notTrustDomains"],
-                trust_domains,
-                not_trust_domains,
-            ),
-        };
-        let others = !principals.is_empty()
-            || !not_principals.is_empty()
-            || !namespaces.is_empty()
-            || !not_namespaces.is_empty();
-        let accounts = service_accounts.first().or_else(|| not_service_accounts.first());
-        if let (Some(account), true) = (accounts, others) {
+        let accounts = self.values(names, both, account);
+        let names = [at, ".ipBlocks", ".notIpBlocks"];
+        let blocks = self.blocks(names, &spec.ip_blocks, &spec.not_ip_blocks);
+        let names = [at, ".trustDomains", ".notTrustDomains"];
+        let domains = self.texts(names, &spec.trust_domains, &spec.not_trust_domains);
+        self.check_source(at, spec);
+        let tests = [
+            principals.said().map(Test::Principal),
+            namespaces.said().map(Test::Namespace),
+            accounts.said().map(Test::ServiceAccount),
+            blocks.said().map(Test::SourceIp),
+            domains.said().map(Test::TrustDomain),
+        ];
+        tests.into_iter().flatten().collect()
+    }
+
+    fn check_source(&mut self, at: &str, spec: &SourceSpec) {
+        let set = |lists: &[&Vec<String>]| lists.iter().any(|list| !list.is_empty());
+        let others =
+            [&spec.principals, &spec.not_principals, &spec.namespaces, &spec.not_namespaces];
+        let accounts = [&spec.service_accounts, &spec.not_service_accounts];
+        let rest = [
+            &spec.ip_blocks,
+            &spec.not_ip_blocks,
+            &spec.trust_domains,
+            &spec.not_trust_domains,
+            &spec.unsupported,
+        ];
+        if set(&others) && set(&accounts) {
+            let account = accounts.into_iter().flatten().next().map_or("", |text| text);
             let field = format!("{at}.serviceAccounts");
             self.wrong.push(Why::ServiceAccountsWithOthers.at(field, account));
         }
-        let set = others
-            || accounts.is_some()
-            || [ip_blocks, not_ip_blocks, trust_domains, not_trust_domains, unsupported]
-                .iter()
-                .any(|list| !list.is_empty());
-        if !set {
+        if !set(&others) && !set(&accounts) && !set(&rest) {
             self.wrong.push(Why::NothingSet.at(at, ""));
         }
-        source
     }
 
-    fn operation(&mut self, at: &str, spec: &OperationSpec) -> Operation {
+    fn operation(&mut self, at: &str, spec: &OperationSpec) -> Box<[Test]> {
         let OperationSpec { ports, not_ports, unsupported } = spec;
         self.unsupported(at, unsupported);
         if ports.is_empty() && not_ports.is_empty() && unsupported.is_empty() {
             self.wrong.push(Why::NothingSet.at(at, ""));
         }
-        let ports =
-            self.values([at, ".ports", ".notPorts"], (ports, not_ports), |_, text| port(text));
-        Operation { ports }
+        let ports = self.ports([at, ".ports", ".notPorts"], ports, not_ports);
+        ports.said().map(Test::Port).into_iter().collect()
     }
 
     /// `None` for a condition that cannot be enforced.
-    fn condition(&mut self, at: &str, spec: &ConditionSpec) -> Option<Condition> {
+    fn condition(&mut self, at: &str, spec: &ConditionSpec) -> Option<Test> {
         let ConditionSpec { key, values, not_values } = spec;
         if values.is_empty() && not_values.is_empty() {
             self.wrong.push(Why::NothingSet.at(at, key));
         }
         let names = [at, ".values", ".notValues"];
-        let both = (&**values, &**not_values);
         Some(match &**key {
-            "source.ip" => {
-                Condition::SourceIp(self.values(names, both, |_, text| IpBlock::parse(text)))
-            }
-            "source.namespace" => Condition::SourceNamespace(self.texts(names, values, not_values)),
-            "source.principal" => {
-                Condition::SourcePrincipal(self.principals(names, values, not_values))
-            }
-            "destination.ip" => {
-                Condition::DestinationIp(self.values(names, both, |_, text| IpBlock::parse(text)))
-            }
-            "destination.port" => {
-                Condition::DestinationPort(self.values(names, both, |_, text| port(text)))
-            }
+            "source.ip" => Test::SourceIp(self.blocks(names, values, not_values)),
+            "source.namespace" => Test::Namespace(self.texts(names, values, not_values)),
+            "source.principal" => Test::Principal(self.principals(names, values, not_values)),
+            "destination.ip" => Test::DestinationIp(self.blocks(names, values, not_values)),
+            "destination.port" => Test::Port(self.ports(names, values, not_values)),
             "" => {
                 self.wrong.push(Why::Empty.at(format!("{at}.key"), ""));
                 return None;
@@ -150,6 +122,19 @@ impl Checked {
                 return None;
             }
         })
+    }
+
+    fn blocks(
+        &mut self,
+        names: [&str; 3],
+        any_of: &[String],
+        none_of: &[String],
+    ) -> Match<IpBlock> {
+        self.values(names, (any_of, none_of), |_, text| IpBlock::parse(text))
+    }
+
+    fn ports(&mut self, names: [&str; 3], any_of: &[String], none_of: &[String]) -> Match<u16> {
+        self.values(names, (any_of, none_of), |_, text| port(text))
     }
 
     fn texts(

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::compile::Compiled;
 use super::evaluate::Miss;
-use super::facts::{Facts, Keys};
+use super::facts::Facts;
 use super::index::{Level, View};
-use super::object::{Mode, PeerAuthentication};
+use super::object::{Mode, PeerAuthentication, Rule};
 use super::verdict::{Denied, RuleRef};
 
 /// How many rules are looked at for the one that came nearest. A refused client must not be able to
@@ -41,25 +41,20 @@ impl Watcher for Nobody {
 
 /// Asks the policies of a view, in Istio's order: is plaintext accepted, is the flow refused, and if
 /// it has to be allowed, is it?
-pub(super) fn walk(
-    view: View<'_>,
-    facts: &Facts<'_>,
-    keys: &Keys,
-    watcher: &mut impl Watcher,
-) -> Outcome {
+pub(super) fn walk(view: View<'_>, facts: &Facts<'_>, watcher: &mut impl Watcher) -> Outcome {
     if let (Some((Mode::Strict, policy)), None) = (mode(view, facts, watcher), facts.identity) {
         let by = RuleRef { policy: Arc::clone(policy.id()), rule: None };
         return Outcome::new(Err(Denied::Plaintext), Some(by));
     }
     for policy in view.denies() {
-        if let Some(by) = matching(policy, facts, keys, watcher) {
+        if let Some(by) = matching(policy, facts, watcher) {
             return Outcome::new(Err(Denied::ByRule), Some(by));
         }
     }
     let mut all_may = true;
     for policy in view.allows() {
         all_may = false;
-        if let Some(by) = matching(policy, facts, keys, watcher) {
+        if let Some(by) = matching(policy, facts, watcher) {
             return Outcome::new(Ok(()), Some(by));
         }
     }
@@ -80,13 +75,8 @@ fn mode<'a>(
     })
 }
 
-fn matching(
-    policy: &Compiled,
-    facts: &Facts<'_>,
-    keys: &Keys,
-    watcher: &mut impl Watcher,
-) -> Option<RuleRef> {
-    let matched = policy.first_match(facts, keys);
+fn matching(policy: &Compiled, facts: &Facts<'_>, watcher: &mut impl Watcher) -> Option<RuleRef> {
+    let matched = policy.first_match(facts);
     watcher.rules(policy, facts, matched);
     let policy = policy.policy().id();
     matched.map(|rule| RuleRef { policy: Arc::clone(policy), rule: Some(rule) })
@@ -98,8 +88,18 @@ fn nearest(view: View<'_>, facts: &Facts<'_>) -> Outcome {
         let rules = policy.policy().rules().iter().enumerate();
         rules.map(move |(index, rule)| (policy, index, rule))
     });
-    let nearest = rules.take(NEAREST_OF).min_by_key(|(_, _, rule)| rule.distance(facts));
-    let Some((policy, index, rule)) = nearest else {
+    let mut nearest: Option<(usize, &Arc<Compiled>, usize, &Rule)> = None;
+    for (policy, index, rule) in rules.take(NEAREST_OF) {
+        let distance = rule.distance(facts);
+        if nearest.is_none_or(|(nearest, ..)| distance < nearest) {
+            nearest = Some((distance, policy, index, rule));
+        }
+        // Nothing is nearer: no rule matches.
+        if distance <= 1 {
+            break;
+        }
+    }
+    let Some((_, policy, index, rule)) = nearest else {
         let policy = view.allows().next().map(|policy| Arc::clone(policy.policy().id()));
         let by = policy.map(|policy| RuleRef { policy, rule: None });
         return Outcome::new(Err(Denied::NoRule), by);

@@ -181,7 +181,7 @@ impl Pool {
     fn want(&mut self, waiter: WaiterId, key: Key, now: Instant) {
         let ids = self.by_key.get(&key).map_or(&[][..], Vec::as_slice);
         let usable = |id: &&TunnelId| {
-            self.tunnels.get(*id).is_some_and(|tunnel| tunnel.has_room(&self.limits))
+            self.tunnels.get(*id).is_some_and(|tunnel| tunnel.has_room(&self.limits, now))
         };
         if let Some(&id) = ids.iter().find(usable) {
             self.assign(waiter, id, now);

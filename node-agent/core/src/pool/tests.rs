@@ -126,6 +126,19 @@ fn a_tunnel_that_was_silent_is_probed_together_with_its_next_stream() {
 }
 
 #[test]
+fn a_tunnel_that_leaves_a_ping_unanswered_for_a_second_gets_no_new_stream_until_it_is_heard() {
+    let mut pool = Driver::new();
+    pool.open(0, "a");
+    pool.put(Input::StreamEnded(TunnelId(0)));
+    assert_eq!(pool.advance(10), [Command::Ping(TunnelId(0))]);
+    assert_eq!(pool.want(1, "a"), [assign(1, 0)]);
+    pool.advance(1);
+    assert_eq!(pool.want(2, "a"), [dial(1, "a")]);
+    pool.put(Input::Heard(TunnelId(0)));
+    assert_eq!(pool.want(3, "a"), [assign(3, 0)]);
+}
+
+#[test]
 fn a_tunnel_without_streams_closes_after_the_idle_time_and_not_before() {
     let mut pool = Driver::new();
     pool.open(0, "a");

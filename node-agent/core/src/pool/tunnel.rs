@@ -62,11 +62,14 @@ impl Tunnel {
         self.takes = streams;
     }
 
-    pub(super) fn has_room(&self, limits: &Limits) -> bool {
+    /// Whether a new stream may go in. Not while a PING has been without an answer for a while: the
+    /// request of that stream could not be taken back if the tunnel turns out to be lost.
+    pub(super) fn has_room(&self, limits: &Limits, now: Instant) -> bool {
         match self.state {
             State::Dialling => false,
-            State::Open { streams, going, .. } => {
-                !going && streams < limits.max_streams.min(self.takes)
+            State::Open { streams, going, probed, .. } => {
+                let suspect = probed.is_some_and(|at| now.duration_since(at) >= STALE);
+                !going && !suspect && streams < limits.max_streams.min(self.takes)
             }
         }
     }

@@ -24,6 +24,8 @@ pub enum State {
     Failed,
     /// It had one that was not renewed in time.
     Expired,
+    /// It has one that is not valid yet: the wall clock was set back.
+    NotYetValid,
 }
 
 /// How an identity stands, in full.
@@ -80,6 +82,7 @@ impl State {
             Self::Requesting => "requesting",
             Self::Failed => "failed",
             Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
         }
     }
 }
@@ -152,7 +155,8 @@ impl Entry {
             (Attempt::Waiting(until), _) => until <= now.instant,
             (Attempt::Settled, None) => true,
             (Attempt::Settled, Some(held)) => {
-                held.renew_unix <= now.unix || held.renew_instant <= now.instant
+                let unusable = now.unix < held.validity.not_before;
+                unusable || held.renew_unix <= now.unix || held.renew_instant <= now.instant
             }
         }
     }
@@ -183,6 +187,7 @@ impl Entry {
 
     pub(super) fn status(&self, now: Moment) -> Status {
         let state = match (&self.held, self.expired) {
+            (Some(held), _) if now.unix < held.validity.not_before => State::NotYetValid,
             (Some(_), _) => State::Valid,
             (None, Some(_)) => State::Expired,
             (None, None) if self.failures > 0 => State::Failed,

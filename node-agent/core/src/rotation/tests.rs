@@ -229,9 +229,30 @@ fn the_clocks_are_compared_often_enough_to_notice_a_jump() {
 }
 
 #[test]
+fn a_certificate_that_is_not_valid_yet_after_a_jump_back_is_replaced_and_kept_until_then() {
+    let mut bench = Bench::new();
+    bench.certified("a", 10 * HOUR);
+    bench.now.unix -= HOUR;
+    bench.step(CLOCK_CHECK);
+    assert_eq!(bench.commands(), [request("a", 1)]);
+    assert_eq!(bench.state("a"), Some(State::NotYetValid));
+    bench.fail("a", 1);
+    bench.now.unix += HOUR;
+    bench.step(SECOND);
+    assert_eq!(bench.state("a"), Some(State::Valid), "the clock was set right again");
+    bench.now.unix -= HOUR;
+    bench.step(CLOCK_CHECK);
+    assert_eq!(bench.commands(), [request("a", 2)]);
+    bench.issue("a", 2, HOUR);
+    assert_eq!(bench.commands(), [install("a", 2)]);
+    assert_eq!(bench.state("a"), Some(State::Valid));
+}
+
+#[test]
 fn a_clock_that_jumps_back_does_not_put_the_renewal_off() {
     let mut bench = Bench::new();
     bench.certified("a", 10 * HOUR);
+    // Valid for long before now, as certificates of a CA that dates them back.
     bench.now.unix -= 100 * HOUR;
     let waited = bench.step_to_next_command();
     assert_eq!(bench.commands(), [request("a", 1)]);

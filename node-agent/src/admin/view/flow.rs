@@ -159,15 +159,18 @@ impl Verdict {
             CloseReason::Finished
             | CloseReason::ResetBySource
             | CloseReason::ResetByDestination
+            | CloseReason::SourceSilent
+            | CloseReason::DestinationSilent
+            | CloseReason::MemoryLimit
             | CloseReason::TunnelLost
             | CloseReason::Drained => Self::Allowed,
             CloseReason::Denied(_) | CloseReason::Rejected(401) => Self::Denied,
-            CloseReason::Refused(_) => Self::Refused,
+            CloseReason::Refused(_) | CloseReason::Malformed(_) => Self::Refused,
             CloseReason::Rejected(_)
             | CloseReason::DestinationNotReady
             | CloseReason::ConnectFailed(_)
             | CloseReason::Tls(_)
-            | CloseReason::NoCertificate
+            | CloseReason::NoCertificate(_)
             | CloseReason::PodGone
             | CloseReason::Local => Self::Failed,
         }

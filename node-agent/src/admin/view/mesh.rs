@@ -110,7 +110,8 @@ pub struct EndpointView {
 pub struct CertificateView {
     /// The SPIFFE id.
     pub identity: String,
-    /// `valid`, `expired`, `requesting` (the first one is awaited) or `failed` (there never was one).
+    /// `valid`, `expired`, `not_yet_valid` (the clock was set back), `requesting` (the first one is
+    /// awaited) or `failed` (there never was one).
     pub state: String,
     /// The serial number in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,6 +130,12 @@ pub struct CertificateView {
     /// Why the last attempt failed; nothing once one succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The same in one word, as flows and metrics say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error_reason: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
 }
 
 /// A tunnel that is open.

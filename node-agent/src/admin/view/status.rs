@@ -229,8 +229,9 @@ impl Problem {
 
     /// A certificate that works but could not be renewed is a warning: there is time.
     fn of_certificate(certificate: &CertificateView) -> Option<Self> {
-        let CertificateView { identity, state, last_error, .. } = certificate;
-        let help = "look at the CA: is it up, and does it know this node and its pods?";
+        let CertificateView { identity, state, last_error, help, .. } = certificate;
+        let usual = "look at the CA: is it up, and does it know this node and its pods?";
+        let help = help.as_deref().unwrap_or(usual);
         match (state.as_str(), last_error) {
             // A first certificate that is awaited shows with the pods that wait for it.
             ("valid", None) | ("requesting" | "failed", _) => None,

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use adit_core::certificate::NoCertificate;
 use adit_core::identity::SpiffeId;
 use adit_core::rotation::{
     Command, DropCause, Input, RequestId, Rotation, State, Status, Validity,
 };
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
@@ -58,8 +59,8 @@ pub struct CertificateStatus {
 /// Why requests fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastError {
-    /// The kind of the last failure: [`SourceError::as_label`].
-    pub label: &'static str,
+    /// The kind of the last failure.
+    pub reason: NoCertificate,
     /// The last failure in full.
     pub text: String,
     /// When the requests began to fail.
@@ -70,6 +71,8 @@ pub struct LastError {
 struct Shared {
     current: ArcSwap<HashMap<SpiffeId, Arc<Svid>>>,
     statuses: ArcSwap<Vec<CertificateStatus>>,
+    /// Somebody found a certificate that is not valid: the wall clock may have been set.
+    look: Notify,
 }
 
 #[derive(Debug)]
@@ -83,7 +86,11 @@ impl Certificates {
     /// No certificates yet, and the task that gets them: spawn its [`Rotating::run`].
     #[must_use]
     pub fn new<S: Source>(source: S, lifetime: Duration, clock: Clock) -> (Self, Rotating<S>) {
-        let shared = Arc::new(Shared { current: ArcSwap::default(), statuses: ArcSwap::default() });
+        let shared = Arc::new(Shared {
+            current: ArcSwap::default(),
+            statuses: ArcSwap::default(),
+            look: Notify::new(),
+        });
         let (inputs, wishes) = mpsc::unbounded_channel();
         let (announce, changed) = watch::channel(());
         let rotating = Rotating {
@@ -135,6 +142,30 @@ impl Certificates {
         let current = self.shared.current.load();
         let svid = current.get(identity)?;
         svid.is_valid().then(|| Arc::clone(svid))
+    }
+
+    /// The same, with the reason where there is none.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn usable(&self, identity: &SpiffeId) -> Result<Arc<Svid>, NoCertificate> {
+        let current = self.shared.current.load();
+        let found = current.get(identity);
+        match found {
+            Some(svid) if svid.is_valid() => return Ok(Arc::clone(svid)),
+            Some(_) | None => self.shared.look.notify_one(),
+        }
+        let statuses = self.shared.statuses.load();
+        let status = statuses.iter().find(|status| status.identity == *identity);
+        let failed = status.and_then(|status| status.last_error.as_ref());
+        let expired = status.is_some_and(|status| status.state == State::Expired);
+        Err(match (failed, found) {
+            (Some(error), _) => error.reason,
+            (None, Some(svid)) if svid.is_early() => NoCertificate::NotYetValid,
+            (None, Some(_)) => NoCertificate::Expired,
+            (None, None) if expired => NoCertificate::Expired,
+            (None, None) => NoCertificate::Awaited,
+        })
     }
 
     /// How every identity stands, in the order of their names.
@@ -215,7 +246,7 @@ impl<S: Source> Rotating<S> {
                     None => std::future::pending().await,
                 }
             };
-            let mut noted = None;
+            let (mut noted, mut looked) = (None, false);
             tokio::select! {
                 () = shutdown.reached(Phase::Forced) => return,
                 wish = self.wishes.recv() => match wish {
@@ -227,10 +258,16 @@ impl<S: Source> Rotating<S> {
                     None => return,
                 },
                 Some(ended) = self.requests.tasks.join_next_with_id() => self.ended(ended),
+                () = self.shared.look.notified() => {
+                    looked = true;
+                    self.rotation.handle_timeout(self.clock.moment());
+                }
                 () = wait => self.rotation.handle_timeout(self.clock.moment()),
             }
-            self.perform();
-            self.publish();
+            // Whoever looks again at every change must not make one by looking.
+            if self.perform() || !looked {
+                self.publish();
+            }
             drop(noted);
         }
     }
@@ -255,27 +292,30 @@ impl<S: Source> Rotating<S> {
                 self.input(Input::Issued { identity, request, validity });
             }
             Some(Err(error)) => {
-                self.note(&identity, error.as_label(), report(&error));
+                self.note(&identity, error.reason(), report(&error));
                 self.input(Input::Failed { identity, request });
             }
             // Cancelled, in which case the machine knows no such request, or panicked.
             None => {
-                self.note(&identity, "internal", "the request panicked".to_owned());
+                self.note(&identity, NoCertificate::Local, "the request panicked".to_owned());
                 self.input(Input::Failed { identity, request });
             }
         }
     }
 
-    fn note(&mut self, identity: &SpiffeId, label: &'static str, text: String) {
-        warn!(%identity, error = label, detail = text, "no certificate from the CA");
+    fn note(&mut self, identity: &SpiffeId, reason: NoCertificate, text: String) {
+        warn!(%identity, error = reason.as_label(), detail = text, "no certificate from the CA");
         let now = self.clock.now();
         let since = self.notes.get(identity).map_or(now, |before| before.since);
-        let note = LastError { label, text, since };
+        let note = LastError { reason, text, since };
         self.notes.insert(identity.clone(), note);
     }
 
-    fn perform(&mut self) {
+    /// Does what the machine says, and tells whether there was anything.
+    fn perform(&mut self) -> bool {
+        let mut some = false;
         while let Some(command) = self.rotation.poll_command() {
+            some = true;
             match command {
                 Command::Request { identity, request } => self.request(identity, request),
                 Command::Cancel { request } => {
@@ -291,6 +331,7 @@ impl<S: Source> Rotating<S> {
                 Command::Drop { identity, cause } => self.discard(&identity, cause),
             }
         }
+        some
     }
 
     fn request(&mut self, identity: SpiffeId, request: RequestId) {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::task::JoinHandle;
 use tokio::time::{advance, timeout};
@@ -88,7 +89,7 @@ async fn with_the_ca_away_the_certificate_stays_until_it_expires_and_comes_back_
     let status = bench.status("a");
     assert_eq!(status.state, State::Valid);
     let error = status.last_error.unwrap();
-    assert_eq!(error.label, "bad_answer");
+    assert_eq!(error.reason, NoCertificate::BadAnswer);
     assert!(error.text.contains("another key"), "{}", error.text);
     assert!(status.next_attempt.is_some() || status.requesting);
 
@@ -101,6 +102,58 @@ async fn with_the_ca_away_the_certificate_stays_until_it_expires_and_comes_back_
     bench.until(|| bench.status("a").state == State::Valid).await;
     assert!(bench.certificates.current(&id("a")).is_some());
     assert_eq!(bench.status("a").last_error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_forward_is_noticed_at_the_next_use_and_told_apart_from_a_failing_ca() {
+    let bench = Bench::start(HOUR, [Say::Issue]);
+    bench.certificates.acquire(&id("a")).await.unwrap();
+    *bench.source.otherwise.lock().unwrap() = Say::Wait(Duration::from_secs(5));
+    bench.set_clock(2 * 3600);
+    let before = Instant::now();
+    assert_eq!(bench.certificates.usable(&id("a")).unwrap_err(), NoCertificate::Expired);
+    *bench.source.otherwise.lock().unwrap() = Say::Issue;
+    bench.until(|| bench.certificates.usable(&id("a")).is_ok()).await;
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(1), "nobody waits for the next look at the clock: {took:?}");
+    assert_eq!(bench.status("a").renewals, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_is_told_and_a_certificate_of_that_time_taken() {
+    let bench = Bench::start(HOUR, [Say::Issue]);
+    bench.certificates.acquire(&id("a")).await.unwrap();
+    bench.set_clock(-7200);
+    assert_eq!(bench.certificates.usable(&id("a")).unwrap_err(), NoCertificate::NotYetValid);
+    bench.until(|| bench.certificates.usable(&id("a")).is_ok()).await;
+    assert_eq!(bench.status("a").state, State::Valid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_certificate_it_is_the_last_failure_that_is_told() {
+    let bench = Bench::start(HOUR, [Say::Issue]);
+    let unasked = bench.certificates.usable(&id("b")).unwrap_err();
+    assert_eq!(unasked, NoCertificate::Awaited);
+    bench.certificates.acquire(&id("a")).await.unwrap();
+    *bench.source.otherwise.lock().unwrap() = Say::Fail;
+    bench.set_clock(2 * 3600);
+    let told = || bench.certificates.usable(&id("a")).err();
+    bench.until(|| told() == Some(NoCertificate::BadAnswer)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_expires_ends_its_certificates_and_is_told_until_there_is_another() {
+    let mint = Mint::expiring(now() + HOUR / 2);
+    let bench = Bench::start_with(mint, HOUR, []);
+    let first = bench.certificates.acquire(&id("a")).await.unwrap();
+    assert_eq!(first.not_after(), now() + HOUR / 2, "no longer than its root");
+    advance(HOUR / 2 + Duration::from_secs(1)).await;
+    let told = || bench.certificates.usable(&id("a")).err();
+    bench.until(|| told() == Some(NoCertificate::CaExpired)).await;
+    let error = bench.status("a").last_error.unwrap();
+    assert!(error.text.contains("has expired"), "{}", error.text);
+    *bench.source.mint.lock().unwrap() = Mint::new();
+    bench.until(|| told().is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,6 +178,7 @@ async fn when_the_end_is_forced_nobody_waits_any_more() {
 struct Bench {
     certificates: Certificates,
     source: Arc<Script>,
+    step: Arc<AtomicI64>,
     trigger: shutdown::Trigger,
     task: JoinHandle<()>,
 }
@@ -139,7 +193,7 @@ enum Say {
 
 /// Answers with the lines of a script, and then always the same.
 struct Script {
-    mint: Mint,
+    mint: Mutex<Mint>,
     clock: Clock,
     lines: Mutex<VecDeque<Say>>,
     otherwise: Mutex<Say>,
@@ -154,7 +208,9 @@ impl Source for Arc<Script> {
             let line = self.lines.lock().unwrap().pop_front();
             let line = line.unwrap_or_else(|| *self.otherwise.lock().unwrap());
             match line {
-                Say::Issue => break self.mint.svid(identity, lifetime, &self.clock),
+                Say::Issue => {
+                    break self.mint.lock().unwrap().svid(identity, lifetime, &self.clock);
+                }
                 Say::Fail => break Err(BadAnswer::OtherKey),
                 Say::Panic => panic!("as told"),
                 Say::Wait(time) => tokio::time::sleep(time).await,
@@ -167,10 +223,21 @@ impl Source for Arc<Script> {
 
 impl Bench {
     fn start(lifetime: Duration, lines: impl IntoIterator<Item = Say>) -> Self {
+        Self::start_with(Mint::new(), lifetime, lines)
+    }
+
+    fn start_with(mint: Mint, lifetime: Duration, lines: impl IntoIterator<Item = Say>) -> Self {
         let origin = Instant::now();
-        let clock = Clock::new(move || now() + origin.elapsed());
+        let step = Arc::new(AtomicI64::new(0));
+        let stepped = Arc::clone(&step);
+        let clock = Clock::new(move || {
+            let step = stepped.load(Ordering::Relaxed);
+            let by = Duration::from_secs(step.unsigned_abs());
+            let running = now() + origin.elapsed();
+            if step < 0 { running - by } else { running + by }
+        });
         let source = Arc::new(Script {
-            mint: Mint::new(),
+            mint: Mutex::new(mint),
             clock: clock.clone(),
             lines: Mutex::new(lines.into_iter().collect()),
             otherwise: Mutex::new(Say::Issue),
@@ -180,7 +247,12 @@ impl Bench {
         let (certificates, rotating) = Certificates::new(Arc::clone(&source), lifetime, clock);
         let (trigger, shutdown) = shutdown::channel();
         let task = tokio::spawn(rotating.run(shutdown));
-        Self { certificates, source, trigger, task }
+        Self { certificates, source, step, trigger, task }
+    }
+
+    /// Sets the wall clock off by so many seconds.
+    fn set_clock(&self, seconds: i64) {
+        self.step.store(seconds, Ordering::Relaxed);
     }
 
     fn asked(&self) -> u64 {

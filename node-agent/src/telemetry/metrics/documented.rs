@@ -41,6 +41,7 @@ fn everything() -> String {
         pods: [("enrolled", 1)].into(),
         certificate_states: [("valid".to_owned(), 1)].into(),
         certificates: vec![("spiffe://c/ns/a/sa/b".to_owned(), None)],
+        certificates_failing: [("unreachable".to_owned(), 1)].into(),
         tunnels: [("inbound", 1)].into(),
         ..Snapshot::default()
     };

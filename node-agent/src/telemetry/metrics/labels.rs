@@ -149,11 +149,15 @@ const fn response_flags(end: CloseReason) -> &'static str {
         | CloseReason::DestinationNotReady
         | CloseReason::ConnectFailed(_)
         | CloseReason::Tls(_)
-        | CloseReason::NoCertificate
+        | CloseReason::NoCertificate(_)
+        | CloseReason::Malformed(_)
         | CloseReason::PodGone => "CONNECT",
         CloseReason::Finished
         | CloseReason::ResetBySource
         | CloseReason::ResetByDestination
+        | CloseReason::SourceSilent
+        | CloseReason::DestinationSilent
+        | CloseReason::MemoryLimit
         | CloseReason::TunnelLost
         | CloseReason::Drained
         | CloseReason::Local => "-",

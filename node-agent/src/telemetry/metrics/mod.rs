@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub certificate_states: BTreeMap<String, u64>,
     /// Identity and the end of its certificate's life, where there is one.
     pub certificates: Vec<(String, Option<SystemTime>)>,
+    /// Why the last request failed → identities.
+    pub certificates_failing: BTreeMap<String, u64>,
     /// Direction → tunnels open.
     pub tunnels: BTreeMap<&'static str, u64>,
     /// Flow records that found the channel from the workers full.
@@ -81,6 +83,7 @@ struct LookedAt {
     pods: Family<Labels, Gauge>,
     certificate_states: Family<Labels, Gauge>,
     certificates: Family<Labels, Gauge>,
+    certificates_failing: Family<Labels, Gauge>,
     tunnels: Family<Labels, Gauge>,
     records_dropped: Counter<u64, AtomicU64>,
     followers: Gauge,
@@ -144,6 +147,11 @@ impl LookedAt {
             self.certificates.clone(),
         );
         registry.register(
+            "adit_certificates_failing",
+            "Identities that the CA gave no certificate at the last attempt, by the reason",
+            self.certificates_failing.clone(),
+        );
+        registry.register(
             "adit_tunnels_open",
             "Tunnels open now, by the side that dialled",
             self.tunnels.clone(),
@@ -187,6 +195,11 @@ impl LookedAt {
         for (identity, not_after) in certificates.into_iter().take(CERTIFICATES) {
             let expires = not_after.map_or(0, unix_seconds);
             set(&self.certificates, &vec![("identity", identity.clone())], expires);
+        }
+        self.certificates_failing.clear();
+        for (reason, count) in &snapshot.certificates_failing {
+            let labels = vec![("reason", reason.clone())];
+            set(&self.certificates_failing, &labels, signed(*count));
         }
         self.tunnels.clear();
         for (direction, count) in &snapshot.tunnels {
@@ -233,6 +246,7 @@ mod tests {
             pods: [("enrolled", 3)].into(),
             certificate_states: [("valid".to_owned(), 1)].into(),
             certificates: vec![("spiffe://c/ns/a/sa/b".to_owned(), Some(started))],
+            certificates_failing: [("unreachable".to_owned(), 2)].into(),
             tunnels: [("inbound", 1)].into(),
             records_dropped: 5,
             followers: 6,
@@ -245,6 +259,7 @@ mod tests {
             "adit_pods{state=\"enrolled\"} 3\n",
             "adit_certificate_expiration_timestamp_seconds{identity=\"spiffe://c/ns/a/sa/b\"} \
              1700000000\n",
+            "adit_certificates_failing{reason=\"unreachable\"} 2\n",
             "adit_tunnels_open{direction=\"inbound\"} 1\n",
             "adit_flow_records_dropped_total 5\n",
             "adit_flow_followers 6\n",

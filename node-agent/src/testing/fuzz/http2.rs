@@ -14,7 +14,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::choices::Choices;
-use crate::tunnel::{Activity, Incoming, ReadHalf, Settings, WriteHalf, serve};
+use crate::tunnel::{Activity, Budget, Incoming, ReadHalf, Settings, WriteHalf, serve};
 
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,9 +55,10 @@ async fn play(mut choices: Choices<'_>) {
     let (near, far) = duplex(64 << 10);
     let (drain, draining) = watch::channel(false);
     let habits = Cell::new(choices.byte());
+    let budget = Budget::new(settings.unread_limit);
     let server = spawn_local(async move {
         let going = Rc::new(Cell::new(0));
-        serve((far, Activity::new()), &settings, draining, |request| {
+        serve((far, Activity::new()), (&settings, &budget), draining, |request| {
             going.set(going.get() + 1);
             assert!(going.get() <= most, "{} requests at a time", going.get());
             habits.set(habits.get().rotate_left(1));

@@ -1,5 +1,6 @@
 //! The HTTP/2 engine on the `h2` crate: both roles of HBONE.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::activity::Activity;
+use super::budget::{Budget, Share};
 use super::{Broken, ConnectHead, ReadHalf, Settings, WriteHalf};
 
 /// What one stream may have in flight, in bytes.
@@ -44,10 +46,22 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(30);
 /// Streams that a peer may reset before the tunnel is closed as abused (CVE-2023-44487).
 const PENDING_RESETS: usize = 64;
 
+/// What holding a chunk costs beside its bytes, and at least, in bytes: it keeps a peer that sends
+/// many small frames within the budget.
+const CHUNK_COST: usize = 256;
+
+/// A chunk up to this size is copied before it is held: else it would keep the buffer alive that it
+/// was received in, with what other streams got through it.
+const COPIED: usize = 4096;
+
 /// The receiving half of a stream.
 pub(crate) struct Reader {
     stream: RecvStream,
     unreleased: usize,
+    /// What arrived while the other side was slow to take what came before.
+    held: VecDeque<Bytes>,
+    share: Share,
+    ended: bool,
 }
 
 /// The sending half of a stream.
@@ -59,6 +73,7 @@ pub(crate) struct Writer {
 #[derive(Clone)]
 pub(super) struct Client {
     requests: SendRequest<Bytes>,
+    budget: Budget,
 }
 
 /// The answer of the other end to a CONNECT.
@@ -67,11 +82,13 @@ pub(super) enum Answer {
     Stream(Reader, Writer),
     /// Another status.
     Status(u16),
-    /// The tunnel takes no more streams. Nothing was sent.
+    /// The tunnel takes no more streams, and did not process this one.
     GoingAway,
-    /// The tunnel takes fewer streams at a time than it has.
+    /// The tunnel takes fewer streams at a time than it has, and did not process this one.
     Full,
-    /// The tunnel broke before the answer came.
+    /// The tunnel broke before anything was sent.
+    Unsent,
+    /// The tunnel broke before the answer came. The other end may have connected the stream.
     Lost,
 }
 
@@ -89,6 +106,7 @@ pub(crate) struct Incoming {
 pub(crate) struct Responder {
     respond: SendResponse<Bytes>,
     body: RecvStream,
+    budget: Budget,
 }
 
 /// Why a tunnel that was served has ended.
@@ -105,6 +123,7 @@ pub(crate) enum Served {
 /// Opens the client's end. The future that is returned drives it and must be spawned.
 pub(super) async fn connect<T>(
     io: T,
+    budget: Budget,
 ) -> io::Result<(Client, PingPong, impl Future<Output = Result<(), ::h2::Error>>)>
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -123,7 +142,7 @@ where
         .await
         .map_err(io::Error::other)?;
     let ping = connection.ping_pong().ok_or_else(no_ping)?;
-    Ok((Client { requests }, ping, connection))
+    Ok((Client { requests, budget }, ping, connection))
 }
 
 fn no_ping() -> io::Error {
@@ -143,15 +162,15 @@ impl Client {
         };
         let mut requests = match self.requests.clone().ready().await {
             Ok(requests) => requests,
-            Err(error) => return refused(&error),
+            Err(error) => return unsent(&error),
         };
         let (response, send) = match requests.send_request(request, false) {
             Ok(sent) => sent,
-            Err(error) => return refused(&error),
+            Err(error) => return unsent(&error),
         };
         match response.await {
             Ok(response) if response.status() == StatusCode::OK => {
-                let reader = Reader { stream: response.into_body(), unreleased: 0 };
+                let reader = Reader::new(response.into_body(), &self.budget);
                 Answer::Stream(reader, Writer { stream: send })
             }
             Ok(response) => Answer::Status(response.status().as_u16()),
@@ -173,12 +192,17 @@ fn connect_request(head: &ConnectHead) -> Option<Request<()>> {
     request.body(()).ok()
 }
 
+fn unsent(error: &::h2::Error) -> Answer {
+    if error.is_go_away() { Answer::GoingAway } else { Answer::Unsent }
+}
+
 /// A stream above the GOAWAY's last one, or one reset with REFUSED_STREAM, was not processed
-/// (RFC 9113, sections 6.8 and 8.7): it may be tried again elsewhere.
+/// (RFC 9113, sections 6.8 and 8.7): it may be tried again elsewhere. All else may have been, and a
+/// CONNECT that is sent twice may be two connections to the application (RFC 9110, section 9.2.2).
 fn refused(error: &::h2::Error) -> Answer {
-    if error.is_go_away() {
+    if error.is_remote() && error.is_go_away() {
         Answer::GoingAway
-    } else if error.reason() == Some(Reason::REFUSED_STREAM) {
+    } else if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
         Answer::Full
     } else if error.is_reset() {
         // The other end gave up on the request without a status.
@@ -192,7 +216,7 @@ fn refused(error: &::h2::Error) -> Answer {
 /// is taken, and the tunnel ends with its last stream.
 pub(crate) async fn serve<T>(
     (io, activity): (T, Activity),
-    settings: &Settings,
+    (settings, budget): (&Settings, &Budget),
     mut drain: watch::Receiver<bool>,
     mut accept: impl FnMut(Incoming),
 ) -> Served
@@ -226,7 +250,7 @@ where
         tokio::select! {
             biased;
             request = connection.accept() => match request {
-                Some(Ok((request, respond))) => accept(incoming(request, respond)),
+                Some(Ok((request, respond))) => accept(incoming(request, respond, budget)),
                 Some(Err(error)) => return Served::Broken(io::Error::other(error)),
                 None => return Served::Closed,
             },
@@ -266,7 +290,11 @@ async fn keep_alive(
     }
 }
 
-fn incoming(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Incoming {
+fn incoming(
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    budget: &Budget,
+) -> Incoming {
     let (parts, body) = request.into_parts();
     let text = |name| {
         let value: Option<&http::HeaderValue> = parts.headers.get(name);
@@ -276,7 +304,7 @@ fn incoming(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Incom
     Incoming {
         authority: parts.uri.authority().filter(|_| is_connect).map(|name| name.to_string()),
         forwarded: text("forwarded"),
-        responder: Responder { respond, body },
+        responder: Responder { respond, body, budget: budget.clone() },
     }
 }
 
@@ -284,7 +312,7 @@ impl Responder {
     /// Answers 200.
     pub(crate) fn accept(mut self) -> Result<(Reader, Writer), Broken> {
         let stream = self.respond.send_response(status(StatusCode::OK), false).map_err(broken)?;
-        Ok((Reader { stream: self.body, unreleased: 0 }, Writer { stream }))
+        Ok((Reader::new(self.body, &self.budget), Writer { stream }))
     }
 
     /// Answers another status, and with it the whole stream.
@@ -314,11 +342,39 @@ fn broken(error: ::h2::Error) -> Broken {
     if error.is_reset() { Broken::Reset } else { Broken::Lost }
 }
 
+impl Reader {
+    fn new(stream: RecvStream, budget: &Budget) -> Self {
+        let (held, share) = (VecDeque::new(), budget.share());
+        Self { stream, unreleased: 0, held, share, ended: false }
+    }
+
+    /// Keeps a chunk, out of h2, where nobody could tell how much there is.
+    fn hold(&mut self, chunk: Bytes) {
+        let chunk = if chunk.len() > COPIED { chunk } else { Bytes::copy_from_slice(&chunk) };
+        self.share.grow(cost(&chunk));
+        self.held.push_back(chunk);
+    }
+}
+
+fn cost(chunk: &Bytes) -> usize {
+    chunk.len() + CHUNK_COST
+}
+
 impl ReadHalf for Reader {
     async fn read(&mut self) -> Result<Option<Bytes>, Broken> {
         let released = std::mem::take(&mut self.unreleased);
         if released > 0 {
             self.stream.flow_control().release_capacity(released).map_err(broken)?;
+        }
+        while let Some(bytes) = self.held.pop_front() {
+            self.share.shrink(cost(&bytes));
+            if !bytes.is_empty() {
+                self.unreleased = bytes.len();
+                return Ok(Some(bytes));
+            }
+        }
+        if self.ended {
+            return Ok(None);
         }
         loop {
             match self.stream.data().await {
@@ -335,8 +391,20 @@ impl ReadHalf for Reader {
     }
 
     async fn broken(&mut self) -> Broken {
-        // What was received before a reset is still to be read; the sending half sees the reset.
-        std::future::pending().await
+        while !self.ended {
+            let data = tokio::select! {
+                biased;
+                () = self.share.evicted() => return Broken::Evicted,
+                data = self.stream.data() => data,
+            };
+            match data {
+                Some(Ok(chunk)) => self.hold(chunk),
+                Some(Err(error)) => return broken(error),
+                None => self.ended = true,
+            }
+        }
+        self.share.evicted().await;
+        Broken::Evicted
     }
 }
 

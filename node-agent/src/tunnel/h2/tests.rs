@@ -99,6 +99,53 @@ async fn a_slow_reader_stops_the_writer_within_one_window() {
 }
 
 #[tokio::test]
+async fn of_several_slow_readers_the_one_that_holds_most_is_ended_when_there_is_too_much() {
+    let settings = Settings { unread_limit: 3 << 20, ..Settings::default() };
+    scene(settings, async |mut pair: Pair| {
+        let ((_r1, mut large), (mut slow, _w1)) = pair.stream().await;
+        let ((_r2, mut small), (mut slower, _w2)) = pair.stream().await;
+        small.write(Bytes::from(vec![2; 1 << 20])).await.unwrap();
+        large.write(Bytes::from(vec![1; 5 << 19])).await.unwrap();
+
+        tokio::select! {
+            broken = slow.broken() => assert_eq!(broken, Broken::Evicted),
+            broken = slower.broken() => panic!("the smaller one ended: {broken:?}"),
+        }
+        drop(slow);
+
+        // The other one loses nothing.
+        small.finish().await.unwrap();
+        let mut got = 0;
+        while let Some(bytes) = slower.read().await.unwrap() {
+            assert!(bytes.iter().all(|byte| *byte == 2));
+            got += bytes.len();
+        }
+        assert_eq!(got, 1 << 20);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_came_while_the_other_side_was_slow_is_read_in_order_and_then_the_end() {
+    scene(Settings::default(), async |mut pair: Pair| {
+        let ((_r, mut near_w), (mut far_r, _w)) = pair.stream().await;
+        let sent: Vec<Vec<u8>> = (0..200_u8).map(|n| vec![n; usize::from(n) * 50]).collect();
+        for chunk in &sent {
+            near_w.write(Bytes::from(chunk.clone())).await.unwrap();
+        }
+        near_w.finish().await.unwrap();
+        let slow = tokio::time::timeout(Duration::from_millis(100), far_r.broken()).await;
+        assert!(slow.is_err(), "nothing is broken: {slow:?}");
+        let mut got = Vec::new();
+        while let Some(bytes) = far_r.read().await.unwrap() {
+            got.extend_from_slice(&bytes);
+        }
+        assert_eq!(got, sent.concat());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_drain_lets_streams_finish_and_refuses_new_ones_without_processing_them() {
     scene(Settings::default(), async |mut pair: Pair| {
         let ((mut near_r, mut near_w), (mut far_r, mut far_w)) = pair.stream().await;
@@ -123,6 +170,29 @@ async fn a_drain_lets_streams_finish_and_refuses_new_ones_without_processing_the
     .await;
 }
 
+#[tokio::test]
+async fn a_request_that_the_other_end_refused_unprocessed_is_told_from_one_it_may_have_processed() {
+    scene(Settings::default(), async |mut pair: Pair| {
+        let client = pair.client.clone();
+        let asked = spawn_local(async move { client.request(&head()).await });
+        let mut request = pair.requests.recv().await.unwrap();
+        request.responder.respond.send_reset(Reason::REFUSED_STREAM);
+        assert!(matches!(asked.await.unwrap(), Answer::GoingAway));
+
+        // Taken by the other end, whose end then breaks.
+        let client = pair.client.clone();
+        let asked = spawn_local(async move { client.request(&head()).await });
+        let request = pair.requests.recv().await.unwrap();
+        pair.served.abort();
+        drop(request);
+        assert!(matches!(asked.await.unwrap(), Answer::Lost));
+
+        let answer = pair.client.request(&head()).await;
+        assert!(matches!(answer, Answer::Unsent));
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_answers_no_ping_is_given_up() {
     let settings = Settings::default();
@@ -131,7 +201,9 @@ async fn a_client_that_answers_no_ping_is_given_up() {
             // The other end of the pipe is open and never read.
             let (_silent, io) = duplex(1 << 20);
             let (_drain, watch) = watch::channel(false);
-            let served = serve((io, Activity::new()), &settings, watch, |_| {}).await;
+            let budget = Budget::new(1 << 30);
+            let io = (io, Activity::new());
+            let served = serve(io, (&settings, &budget), watch, |_| {}).await;
             assert!(matches!(served, Served::Silent), "{served:?}");
         })
         .await;
@@ -155,7 +227,8 @@ async fn a_client_whose_bytes_come_is_alive_though_its_answer_to_the_ping_waits_
                 }
             });
             let (_drain, watch) = watch::channel(false);
-            let served = serve((io, activity), &settings, watch, |_| {}).await;
+            let served =
+                serve((io, activity), (&settings, &Budget::new(1 << 30)), watch, |_| {}).await;
             assert!(matches!(served, Served::Silent), "{served:?}");
             let lived = began.elapsed().as_secs();
             assert!((61..=80).contains(&lived), "{lived}");
@@ -212,7 +285,11 @@ impl Pair {
         let far = self.requests.recv().await.unwrap().responder.accept().unwrap();
         match asked.await.unwrap() {
             Answer::Stream(reader, writer) => ((reader, writer), far),
-            Answer::Status(_) | Answer::GoingAway | Answer::Full | Answer::Lost => {
+            Answer::Status(_)
+            | Answer::GoingAway
+            | Answer::Full
+            | Answer::Unsent
+            | Answer::Lost => {
                 panic!("refused")
             }
         }
@@ -225,11 +302,14 @@ async fn scene(settings: Settings, play: impl AsyncFnOnce(Pair)) {
         .run_until(async move {
             let (drain, watch) = watch::channel(false);
             let (sender, requests) = mpsc::unbounded_channel();
+            let budget = Budget::new(settings.unread_limit);
+            let near_budget = budget.clone();
             let served = spawn_local(async move {
                 let io = (far, Activity::new());
-                serve(io, &settings, watch, |request| drop(sender.send(request))).await
+                let accept = |request| drop(sender.send(request));
+                serve(io, (&settings, &budget), watch, accept).await
             });
-            let (client, _ping, connection) = connect(near).await.unwrap();
+            let (client, _ping, connection) = connect(near, near_budget).await.unwrap();
             spawn_local(async move { drop(connection.await) });
             play(Pair { client, requests, drain, served }).await;
         })

@@ -46,7 +46,7 @@ pub struct AuthorizationPolicy {
     selector: Selector,
     effect: Option<Effect>,
     action: Action,
-    rules: Vec<Rule>,
+    rules: Box<[Rule]>,
     gaps: Vec<Gap>,
 }
 
@@ -54,54 +54,36 @@ pub struct AuthorizationPolicy {
 /// match; a part that is empty matches everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Rule {
-    /// `from`.
-    pub sources: Vec<Source>,
-    /// `to`.
-    pub operations: Vec<Operation>,
+    /// `from`: the tests of each source. All of them must hold.
+    pub sources: Box<[Box<[Test]>]>,
+    /// `to`: the tests of each operation. All of them must hold.
+    pub operations: Box<[Box<[Test]>]>,
     /// `when`.
-    pub conditions: Vec<Condition>,
+    pub conditions: Box<[Test]>,
     /// An ALLOW rule that says something that cannot be enforced.
     pub never: bool,
 }
 
-/// Where a connection comes from. All that is set must match.
+/// A test on a connection.
 ///
 /// A plaintext connection has no identity: nothing positive matches it, not even `*`, and no
 /// negative match keeps it out.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Source {
-    /// The identity, as `<trust domain>/ns/<namespace>/sa/<service account>`.
-    pub principals: Match<TextMatch>,
-    /// The identity's namespace.
-    pub namespaces: Match<TextMatch>,
-    /// The identity's namespace and service account.
-    pub service_accounts: Match<ServiceAccount>,
-    /// The connection's own source address.
-    pub ip_blocks: Match<IpBlock>,
-    /// The identity's trust domain.
-    pub trust_domains: Match<TextMatch>,
-}
-
-/// What a connection is for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Operation {
-    /// The port dialled: the pod's, not the service's.
-    pub ports: Match<u16>,
-}
-
-/// A further condition.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Condition {
-    /// `source.ip`.
+pub enum Test {
+    /// The identity, as `<trust domain>/ns/<namespace>/sa/<service account>`.
+    Principal(Match<TextMatch>),
+    /// The identity's namespace.
+    Namespace(Match<TextMatch>),
+    /// The identity's namespace and service account.
+    ServiceAccount(Match<ServiceAccount>),
+    /// The identity's trust domain.
+    TrustDomain(Match<TextMatch>),
+    /// The connection's own source address.
     SourceIp(Match<IpBlock>),
-    /// `source.namespace`.
-    SourceNamespace(Match<TextMatch>),
-    /// `source.principal`.
-    SourcePrincipal(Match<TextMatch>),
-    /// `destination.ip`: the pod's address that was dialled.
+    /// The pod's address that was dialled.
     DestinationIp(Match<IpBlock>),
-    /// `destination.port`.
-    DestinationPort(Match<u16>),
+    /// The port that was dialled: the pod's, not the service's.
+    Port(Match<u16>),
 }
 
 impl AuthorizationPolicy {
@@ -144,7 +126,7 @@ impl AuthorizationPolicy {
             wrong,
             gaps,
         };
-        let rules = spec.rules.into_iter().enumerate();
+        let rules = spec.rules.iter().enumerate();
         let rules = rules.map(|(index, rule)| checked.rule(index, rule)).collect();
         if !checked.wrong.is_empty() {
             return Err(checked.wrong);

@@ -9,9 +9,7 @@
 mod authorization;
 mod peer;
 
-pub use authorization::{
-    Action, AuthorizationPolicy, Condition, Effect, MAX_RULES, Operation, Rule, Source,
-};
+pub use authorization::{Action, AuthorizationPolicy, Effect, MAX_RULES, Rule, Test};
 pub use peer::{Mode, PeerAuthentication};
 
 use std::collections::BTreeMap;

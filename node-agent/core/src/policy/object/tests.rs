@@ -195,8 +195,8 @@ fn a_deny_rule_with_a_field_that_cannot_be_enforced_matches_as_if_it_were_absent
         });
         let policy = policy.unwrap();
         let nothing = Rule {
-            sources: vec![Source::default()],
-            operations: vec![Operation::default()],
+            sources: Box::new([Box::default()]),
+            operations: Box::new([Box::default()]),
             ..Rule::default()
         };
         assert_eq!(policy.rules(), [nothing]);

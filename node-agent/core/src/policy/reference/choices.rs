@@ -89,10 +89,11 @@ impl<'a> Choices<'a> {
         let chosen = [
             &[("app", "web")][..],
             &[("app", "cart"), ("tier", "back")],
+            &[("app", "cart")],
             &[("app", "web"), ("tier", "back")],
             &[],
         ];
-        let chosen = chosen[self.below(4)];
+        let chosen = chosen[self.below(5)];
         Workload {
             uid: uid(number),
             name: ObjectName::new(namespace, uid(number).as_str()),
