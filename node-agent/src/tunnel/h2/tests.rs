@@ -219,22 +219,24 @@ async fn a_client_whose_bytes_come_is_alive_though_its_answer_to_the_ping_waits_
             peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
             peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
             let (activity, began) = (Activity::new(), Instant::now());
-            let coming = activity.clone();
-            spawn_local(async move {
-                for second in (12..=60).step_by(8) {
-                    sleep_until(began + Duration::from_secs(second)).await;
-                    coming.mark();
-                }
-            });
+            spawn_local(mark_for_a_minute(activity.clone(), began));
             let (_drain, watch) = watch::channel(false);
-            let served =
-                serve((io, activity), (&settings, &Budget::new(1 << 30)), watch, |_| {}).await;
+            let budget = Budget::new(1 << 30);
+            let served = serve((io, activity), (&settings, &budget), watch, |_| {});
+            let served = Box::pin(served).await;
             assert!(matches!(served, Served::Silent), "{served:?}");
             let lived = began.elapsed().as_secs();
             assert!((61..=80).contains(&lived), "{lived}");
             drop(peer);
         })
         .await;
+}
+
+async fn mark_for_a_minute(coming: Activity, began: Instant) {
+    for second in (12..=60).step_by(8) {
+        sleep_until(began + Duration::from_secs(second)).await;
+        coming.mark();
+    }
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ async fn speaks_with_rustls_itself_at_the_other_end() {
         tokio::join!(connector.connect(name(), tcp), Shaken::shake(accepted, server));
     let (mut client, server) = (client.unwrap(), attach(server.unwrap()));
     client.get_mut().1.refresh_traffic_keys().unwrap();
-    let data: Arc<[u8]> = (0..3_000_000_u32).map(|n| (n >> 7) as u8).collect();
+    let data: Arc<[u8]> = (0..3_000_000_u32).map(|n| (n >> 24 ^ n >> 7).to_le_bytes()[0]).collect();
     let (client, server) =
         tokio::join!(exchange(client, Arc::clone(&data)), exchange(server, Arc::clone(&data)));
     assert!(client == *data && server == *data);
