@@ -35,6 +35,8 @@ mod node;
 #[cfg(test)]
 mod peer;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod pressure;
 #[cfg(test)]
 mod programs;

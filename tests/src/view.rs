@@ -29,6 +29,13 @@ pub struct Flow {
     pub tls: Option<Tls>,
     /// `allowed`, `denied`, `refused` or `failed`.
     pub verdict: String,
+    /// The policy that decided, or `default`.
+    pub policy: Option<String>,
+    /// What kept the nearest rule from matching.
+    #[serde(default)]
+    pub missed: Vec<String>,
+    /// What dry-run policies would have done.
+    pub dry_run: Option<String>,
     /// Payload bytes from source to destination.
     pub bytes_sent: u64,
     /// Payload bytes from destination to source.
@@ -124,6 +131,45 @@ pub struct Tunnel {
     pub peer_identity: String,
     /// Streams opened since it was made.
     pub streams_total: u64,
+}
+
+/// A policy.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// `PeerAuthentication` or `AuthorizationPolicy`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `mesh`, `namespace`, `workload` or `none`.
+    pub scope: String,
+    /// Its action or mode.
+    pub action: String,
+    /// Whether it is only evaluated.
+    pub dry_run: bool,
+    /// Whether a version of it is in force.
+    pub in_force: bool,
+    /// `valid`, `partial` or `invalid`.
+    pub state: String,
+    /// Why it is not valid.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+    /// The pods of the agent's node that it is for.
+    pub workloads: Vec<Object>,
+    /// How often it decided.
+    pub hits: u64,
+    /// How often it would have.
+    pub dry_run_hits: u64,
+}
+
+impl Policy {
+    /// Whether it is the one of this kind, namespace and name.
+    #[must_use]
+    pub fn is(&self, (kind, namespace, name): (&str, &str, &str)) -> bool {
+        (&*self.kind, &*self.namespace, &*self.name) == (kind, namespace, name)
+    }
 }
 
 impl Flow {

@@ -36,6 +36,9 @@ enum Task {
     },
     /// Two nodes, a few pods and real traffic, explained step by step (needs root)
     Demo {
+        /// Another story than the tour
+        #[arg(conflicts_with_all = ["keep", "clean"])]
+        story: Option<demo::Story>,
         /// Leave it running and say how to look around
         #[arg(long)]
         keep: bool,
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Ci => ci::run(root),
         Task::Test { filter } => test::run(root, filter.as_deref()),
-        Task::Demo { keep, clean } => demo::run(root, keep, clean),
+        Task::Demo { story, keep, clean } => demo::run(root, story, keep, clean),
         Task::Bench(options) => bench::run(root, &options),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Kernels { series } => kernels::run(root, series.as_deref()),

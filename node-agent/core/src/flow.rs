@@ -207,6 +207,16 @@ pub struct FlowRecord {
     pub end: Option<CloseReason>,
 }
 
+impl FlowRecord {
+    /// The grounds of a decision that no record of the flow has told before: it was let in, or it was
+    /// refused, at once or later.
+    #[must_use]
+    pub fn decision(&self) -> Option<&Grounds> {
+        let tells = matches!(self.end, None | Some(CloseReason::Denied(_)));
+        self.grounds.as_deref().filter(|_| tells)
+    }
+}
+
 impl Direction {
     /// `outbound` or `inbound`.
     #[must_use]

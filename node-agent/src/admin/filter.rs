@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use adit_core::flow::{Direction, FlowRecord, Party};
+use adit_core::policy::RuleRef;
 
 use crate::admin::view::{FlowState, Verdict};
 
@@ -26,6 +27,10 @@ pub struct FlowFilter {
     pub protocol: Option<&'static str>,
     /// See [`Verdict`].
     pub verdict: Option<Verdict>,
+    /// The policy that decided, or would decide in a dry run: `namespace/name` or `default`.
+    pub policy: Option<String>,
+    /// What a dry run would have done: whether it would allow.
+    pub dry_run: Option<bool>,
     /// `outbound` or `inbound`.
     pub direction: Option<Direction>,
     /// `open` or `ended`.
@@ -42,7 +47,7 @@ pub enum BadFilter {
     /// There is no filter of this name.
     #[error(
         "there is no filter {0:?}; there are namespace, workload, peer, port, protocol, verdict, \
-         direction, state, limit and follow"
+         policy, dryRun, direction, state, limit and follow"
     )]
     Unknown(String),
     /// The filter does not take this value.
@@ -66,6 +71,8 @@ impl Default for FlowFilter {
             port: None,
             protocol: None,
             verdict: None,
+            policy: None,
+            dry_run: None,
             direction: None,
             state: None,
             limit: DEFAULT_LIMIT,
@@ -107,6 +114,14 @@ impl FlowFilter {
                 let found = all.find(|verdict| verdict.as_label() == value);
                 let expected = "one of pending, allowed, denied, refused, failed";
                 self.verdict = Some(found.ok_or_else(|| bad("verdict", value, expected))?);
+            }
+            "policy" => self.policy = Some(value),
+            "dryRun" => {
+                self.dry_run = match value.as_str() {
+                    "allow" => Some(true),
+                    "deny" => Some(false),
+                    _ => return Err(bad("dryRun", value, "one of allow, deny")),
+                }
             }
             "direction" => {
                 let mut all = [Direction::Outbound, Direction::Inbound].into_iter();
@@ -153,6 +168,11 @@ impl FlowFilter {
             && wanted(&self.port, |port| flow.destination.address.port() == *port)
             && wanted(&self.protocol, |label| flow.protocol.as_label() == *label)
             && wanted(&self.verdict, |verdict| Verdict::of(flow) == *verdict)
+            && wanted(&self.policy, |text| is_policy(flow, text))
+            && wanted(&self.dry_run, |allowed| {
+                let dry_run = flow.grounds.as_ref().and_then(|grounds| grounds.dry_run.as_ref());
+                dry_run.is_some_and(|dry_run| dry_run.verdict.is_ok() == *allowed)
+            })
             && wanted(&self.direction, |direction| flow.direction == *direction)
             && wanted(&self.state, |wanted| state == *wanted)
     }
@@ -197,6 +217,18 @@ fn is_peer(flow: &FlowRecord, peer: &Party, text: &str) -> bool {
     is_service || is_pod(peer, text)
 }
 
+fn is_policy(flow: &FlowRecord, text: &str) -> bool {
+    let Some(grounds) = &flow.grounds else {
+        return false;
+    };
+    let is = |rule: &RuleRef| rule.policy.name.to_string() == text;
+    let would = grounds.dry_run.as_ref().and_then(|dry_run| dry_run.by.as_ref());
+    match &grounds.by {
+        None if text == "default" => true,
+        by => by.as_ref().is_some_and(is) || would.is_some_and(is),
+    }
+}
+
 fn split(text: &str) -> (Option<&str>, &str) {
     text.split_once('/').map_or((None, text), |(namespace, name)| (Some(namespace), name))
 }
@@ -236,6 +268,23 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_is_found_by_what_it_decided_and_by_what_it_would() {
+        let denied = samples::denied(1);
+        for (name, kept, dropped) in [
+            ("policy", "shop/friends", "default"),
+            ("policy", "shop/default", "shop/other"),
+            ("dryRun", "deny", "allow"),
+            ("verdict", "denied", "allowed"),
+        ] {
+            assert!(filter(name, kept).matches(&denied), "{name}={kept}");
+            assert!(!filter(name, dropped).matches(&denied), "{name}={dropped}");
+        }
+        let undecided = samples::finished(2);
+        assert!(!filter("policy", "default").matches(&undecided));
+        assert!(!filter("dryRun", "allow").matches(&undecided));
+    }
+
+    #[test]
     fn the_peer_of_an_inbound_flow_is_its_source() {
         let end = CloseReason::Tls(TlsFailure::WrongIdentity);
         let flow = samples::refused(1, end);
@@ -252,6 +301,7 @@ mod tests {
             ("port", "http", "filter port: \"http\""),
             ("protocol", "tcp", "filter protocol: \"tcp\""),
             ("verdict", "maybe", "filter verdict: \"maybe\""),
+            ("dryRun", "maybe", "filter dryRun: \"maybe\""),
             ("direction", "up", "filter direction: \"up\""),
             ("state", "closed", "filter state: \"closed\""),
             ("limit", "-1", "filter limit: \"-1\""),

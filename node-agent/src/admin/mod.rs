@@ -9,6 +9,8 @@
 //! | `GET /v1/status` | [`view::StatusView`] |
 //! | `GET /v1/workloads`, `/v1/services` | lists, by namespace and name |
 //! | `GET /v1/certs`, `/v1/tunnels` | lists |
+//! | `GET /v1/policies` | list, by namespace and name; `?namespace=`, `?workload=` |
+//! | `GET /v1/explain?source=…&destination=…` | [`view::ExplainView`]; see [`explain::Question`] |
 //! | `GET /v1/flows` | list, oldest first; filters: see [`filter::FlowFilter`] |
 //! | `GET /v1/flows?follow=true` | the same, then what comes: a [`view::FollowEvent`] a line |
 //! | `GET`, `PUT /v1/log-level` | [`view::LogLevelView`] |
@@ -16,6 +18,7 @@
 //!
 //! Errors are [`view::ErrorView`].
 
+pub mod explain;
 pub mod filter;
 mod follow;
 mod http;
@@ -24,6 +27,7 @@ mod scrape;
 mod socket;
 pub mod view;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +35,7 @@ use std::time::{Duration, SystemTime};
 
 use adit_core::flow::FlowRecord;
 use adit_core::identity::TrustDomain;
+use adit_core::policy::PolicyId;
 use adit_core::workload::NodeName;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -101,6 +106,8 @@ pub struct DiscoveryFacts {
     pub errors: Vec<String>,
     /// Which of them says that what is in force is not what the source says now.
     pub stale: Option<String>,
+    /// Policies whose newest version is wrong, and how.
+    pub rejected: BTreeMap<PolicyId, String>,
 }
 
 /// The parts of the agent that are looked at. Composed by `app`.

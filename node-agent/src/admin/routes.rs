@@ -13,14 +13,15 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Router, body::Bytes};
 
+use crate::admin::explain::Question;
 use crate::admin::filter::FlowFilter;
 use crate::admin::http::refuse;
 use crate::admin::view::{
-    CertificateView, DiscoveryView, DrainView, DrainingView, FlowView, LogLevelView, NodeView,
-    Problem, ReadinessView, RecordsView, ServiceView, StatusView, Timestamp, TunnelView,
-    WorkloadView, state_label,
+    self, CertificateView, DiscoveryView, DrainView, DrainingView, FlowView, LogLevelView,
+    NodeView, PolicyView, Problem, ReadinessView, RecordsView, ServiceView, StatusView, Timestamp,
+    TunnelView, WorkloadView, state_label,
 };
-use crate::admin::{Shared, State, follow};
+use crate::admin::{Shared, State, explain, follow};
 use crate::enrol::{PodState, PodStatus};
 
 /// The longest body that is read: a log filter.
@@ -41,6 +42,8 @@ pub(super) fn router(state: Shared) -> Router {
         .route("/v1/services", only(get(services)))
         .route("/v1/certs", only(get(certificates)))
         .route("/v1/tunnels", only(get(tunnels)))
+        .route("/v1/policies", only(get(policies)))
+        .route("/v1/explain", only(get(explained)))
         .route("/v1/flows", only(get(flows)))
         .route("/v1/log-level", only(get(log_level).put(set_log_level)))
         .route("/v1/drain", only(post(drain)))
@@ -59,6 +62,7 @@ async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {
     let tunnels = state.sources.tunnels().await;
     let certificates = state.sources.certificates();
     let missing = state.readiness.missing();
+    let policies = policy_views(&state);
     let view = StatusView {
         healthy: false,
         problems: Vec::new(),
@@ -72,6 +76,7 @@ async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {
         flows_open: number(flows_open),
         tunnels_open: count(tunnels.iter().map(|tunnel| tunnel.direction.as_label())),
         discovery: discovery(&state),
+        policies: view::count(&policies),
         records: RecordsView {
             dropped: state.observer.dropped(),
             kept: number(state.observer.recent().len()),
@@ -87,6 +92,7 @@ async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {
     let mut found = failed(&pods);
     found.extend(waiting(&pods, &certificates));
     found.extend(state.sources.problems().await);
+    found.extend(Problem::of_policies(&policies));
     Json(view.judged(found, &certificates))
 }
 
@@ -199,6 +205,45 @@ async fn tunnels(Injected(state): Injected<Shared>) -> Json<Vec<TunnelView>> {
         ))
     });
     Json(list)
+}
+
+fn policy_views(state: &State) -> Vec<PolicyView> {
+    let rejected = state.sources.discovery().rejected;
+    let world = state.worlds.load();
+    view::policies(&world, &state.facts.node, &rejected, state.observer.hits())
+}
+
+fn policies(Injected(state): Injected<Shared>, parameters: Parameters) -> Ready<Response> {
+    let Query(parameters) = match parameters {
+        Ok(parameters) => parameters,
+        Err(error) => return ready(refuse(StatusCode::BAD_REQUEST, &error, None)),
+    };
+    let mut list = policy_views(&state);
+    for (name, value) in parameters {
+        match name.as_str() {
+            "namespace" => list.retain(|policy| policy.namespace == value),
+            "workload" => list.retain(|policy| {
+                policy.workloads.iter().any(|workload| workload.to_string() == value)
+            }),
+            _ => {
+                let error = format!("there is no filter {name:?}; there are namespace, workload");
+                return ready(refuse(StatusCode::BAD_REQUEST, &error, None));
+            }
+        }
+    }
+    ready(Json(list).into_response())
+}
+
+fn explained(Injected(state): Injected<Shared>, parameters: Parameters) -> Ready<Response> {
+    let question = match parameters.map(|Query(map)| Question::parse(map)) {
+        Ok(Ok(question)) => question,
+        Ok(Err(error)) => return ready(refuse(StatusCode::BAD_REQUEST, &error, None)),
+        Err(error) => return ready(refuse(StatusCode::BAD_REQUEST, &error, None)),
+    };
+    ready(match explain::explain(&state.worlds.load(), &question) {
+        Ok(view) => Json(view).into_response(),
+        Err(error) => refuse(StatusCode::BAD_REQUEST, &error, None),
+    })
 }
 
 async fn flows(Injected(state): Injected<Shared>, parameters: Parameters) -> Response {

@@ -70,6 +70,7 @@ impl Sources for Parts {
             updated: status.last_change,
             errors: status.errors.clone(),
             stale: status.stale.clone(),
+            rejected: status.rejected.clone(),
         }
     }
 

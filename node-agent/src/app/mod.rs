@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use adit_core::world::World;
 use adit_shared::key::Role;
 use anyhow::Context as _;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -123,7 +124,8 @@ async fn start(
     let (metrics, meter) = Metrics::new(cluster, started, telemetry::metrics::Limits::default());
     let (recorder, records) = observer::channel(RECORDS);
     let observer = Observer::new(&records, RECENT);
-    let worlds = Worlds::new();
+    let roots = config.discovery.root_namespaces.iter().cloned();
+    let worlds = Worlds::starting_from(World::with_root_namespaces(roots));
     let source = Configured::new(config.identity.ca.clone(), Clock::system());
     let lifetime = config.identity.lifetime;
     let (certificates, rotating) = Certificates::new(source, lifetime, Clock::system());
@@ -165,14 +167,14 @@ async fn start(
 
     let mut tasks = doors.serve(state, &readiness, shutdown);
     let sinks = Sinks { meter, access_log: AccessLog::new(config.access_log) };
-    let known = worlds.clone();
-    let alive = move |uid: &_| known.load().workload(uid).is_some();
-    let observing = tokio::spawn(observer::run(records, observer, sinks, alive));
+    let (pods, policies) = (worlds.clone(), worlds.clone());
+    let known = observer::Known {
+        pod: move |uid: &_| pods.load().workload(uid).is_some(),
+        policy: move |id: &_| policies.load().policies().contains(id),
+    };
+    let observing = tokio::spawn(observer::run(records, observer, sinks, known));
     tasks.push(tokio::spawn(rotating.run(shutdown.clone())));
-    tasks.push(tokio::spawn({
-        let (workers, worlds, shutdown) = (workers.clone(), worlds.clone(), shutdown.clone());
-        async move { workers.recheck_on_changes(worlds, shutdown).await }
-    }));
+    tasks.push(tokio::spawn(workers.recheck_on_changes(&worlds, shutdown.clone())));
     tasks.push(tokio::spawn(manifests::run(
         config.discovery.manifests,
         config.mesh.trust_domain,

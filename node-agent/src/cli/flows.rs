@@ -46,6 +46,12 @@ pub(super) struct FlowsArgs {
         ["pending", "allowed", "denied", "refused", "failed"]
     ))]
     verdict: Option<String>,
+    /// Only flows that this policy decided, or would in a dry run: namespace/name, or default
+    #[arg(long)]
+    policy: Option<String>,
+    /// Only flows that policies in dry run would treat like this
+    #[arg(long, value_parser = PossibleValuesParser::new(["allow", "deny"]))]
+    dry_run: Option<String>,
     /// Only flows that this node's pods opened, or received
     #[arg(long, value_parser = PossibleValuesParser::new(["outbound", "inbound"]))]
     direction: Option<String>,
@@ -66,6 +72,8 @@ impl FlowsArgs {
             ("port", self.port.map(|port| port.to_string())),
             ("protocol", self.protocol.clone()),
             ("verdict", self.verdict.clone()),
+            ("policy", self.policy.clone()),
+            ("dryRun", self.dry_run.clone()),
             ("direction", self.direction.clone()),
             ("state", self.state.clone()),
             ("limit", Some(self.limit.to_string())),
@@ -164,6 +172,9 @@ fn headers(wide: bool) -> Vec<&'static str> {
             "GROUP",
             "CIPHER",
             "ID",
+            "POLICY",
+            "NEAREST MISS",
+            "DRY RUN",
         ]);
     }
     headers
@@ -199,6 +210,10 @@ fn row(flow: &FlowView, wide: bool) -> Vec<String> {
         row.push(or_dash(tls.map(|tls| &tls.group)));
         row.push(or_dash(tls.map(|tls| &tls.cipher)));
         row.push(flow.id.to_string());
+        row.push(or_dash(flow.policy.as_ref()));
+        let missed = (!flow.missed.is_empty()).then(|| flow.missed.join("; "));
+        row.push(or_dash(missed));
+        row.push(or_dash(flow.dry_run.as_ref()));
     }
     row
 }

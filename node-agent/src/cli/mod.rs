@@ -9,11 +9,13 @@ mod doctor;
 #[cfg(test)]
 mod documented;
 mod drain;
+mod explain;
 mod flows;
 #[cfg(test)]
 pub(crate) mod golden;
 mod log_level;
 mod output;
+mod policies;
 mod run;
 mod services;
 mod span;
@@ -108,6 +110,10 @@ Examples:
     Workloads(workloads::WorkloadsArgs),
     /// Show the services that the agent knows, with their endpoints
     Services(services::ServicesArgs),
+    /// Show the policies, whom they are for and how often they decided
+    Policies(policies::PoliciesArgs),
+    /// Show what would become of a flow, and why
+    Explain(explain::ExplainArgs),
     /// Show the certificates of this node's workloads
     #[command(after_help = "\
 Examples:
@@ -246,6 +252,8 @@ fn execute(
         command @ (Command::Status
         | Command::Workloads(_)
         | Command::Services(_)
+        | Command::Policies(_)
+        | Command::Explain(_)
         | Command::Certs
         | Command::Tunnels
         | Command::Flows(_)
@@ -268,6 +276,8 @@ async fn ask(context: &mut Context<'_>, command: Command) -> Result<Exit, Failed
         Command::Status => return status::run(context).await,
         Command::Workloads(args) => workloads::run(context, args).await?,
         Command::Services(args) => services::run(context, args).await?,
+        Command::Policies(args) => policies::run(context, args).await?,
+        Command::Explain(args) => explain::run(context, args).await?,
         Command::Certs => certs::run(context).await?,
         Command::Tunnels => tunnels::run(context).await?,
         Command::Flows(args) => flows::run(context, args).await?,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::admin::view::{DiscoveryView, StatusView};
+use crate::admin::view::{DiscoveryView, PolicyCounts, StatusView};
 use crate::cli::output::{Format, clean, whole};
 use crate::cli::{Context, Exit, Failed, span};
 
@@ -38,6 +38,7 @@ pub(super) fn text(status: &StatusView, wide: bool) -> String {
         ("Certificates", counts(&status.certificates)),
         ("Tunnels", counts(&status.tunnels_open)),
         ("Flows", flows(status)),
+        ("Policies", policies(&status.policies)),
         ("Discovery", discovery(&status.discovery)),
     ];
     if wide {
@@ -95,6 +96,15 @@ fn discovery(discovery: &DiscoveryView) -> String {
         number(discovery.workloads, "pod"),
         number(discovery.services, "service")
     )
+}
+
+fn policies(counts: &PolicyCounts) -> String {
+    let PolicyCounts { total, dry_run, partial, invalid } = counts;
+    let mut parts = vec![if *total == 0 { "none".to_owned() } else { total.to_string() }];
+    let states = [(dry_run, "dry run"), (partial, "partly enforced"), (invalid, "invalid")];
+    let some = states.into_iter().filter(|(count, _)| **count > 0);
+    parts.extend(some.map(|(count, state)| format!("{count} {state}")));
+    parts.join(", ")
 }
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {

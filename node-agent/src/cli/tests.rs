@@ -8,8 +8,8 @@ use adit_core::flow::{CloseReason, TlsFailure};
 use super::*;
 use crate::admin::tests::Agent;
 use crate::admin::view::{
-    DiscoveryView, Fact, NodeView, Problem, ReadinessView, RecordsView, Severity, StatusView,
-    Timestamp,
+    DiscoveryView, Fact, NodeView, PolicyCounts, Problem, ReadinessView, RecordsView, Severity,
+    StatusView, Timestamp,
 };
 use crate::observer::samples;
 use crate::shutdown::Phase;
@@ -17,7 +17,7 @@ use crate::shutdown::Phase;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_list_prints_in_every_format() {
     let agent = agent_with_flows().await;
-    for command in ["workloads", "services", "certs", "tunnels", "flows"] {
+    for command in ["workloads", "services", "certs", "tunnels", "flows", "policies"] {
         for format in FORMATS {
             let ended = adit(&agent.socket, &[command, "-o", format]).await;
             assert_eq!((ended.code, ended.remarks.as_str()), (0, ""), "{command}");
@@ -44,6 +44,22 @@ async fn what_is_no_list_prints_in_every_format() {
             golden::check(&format!("cli/{name}.{format}"), &text);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_tells_the_way_to_the_verdict() {
+    let agent = Agent::start().await;
+    let question = ["explain", "spiffe://cluster.local/ns/prod/sa/x", "shop/cart-0:8080"];
+    for format in FORMATS {
+        let ended = adit(&agent.socket, &[&question[..], &["-o", format]].concat()).await;
+        assert_eq!((ended.code, ended.remarks.as_str()), (0, ""), "{}", ended.out);
+        golden::check(&format!("cli/explain.{format}"), &ended.out);
+    }
+    let allowed = adit(&agent.socket, &["explain", "10.1.0.2", "shop/cart:80"]).await;
+    golden::check("cli/explain-allowed.table", &allowed.out);
+    let unknown = adit(&agent.socket, &["explain", "shop/nobody", "shop/cart:80"]).await;
+    assert_eq!(unknown.code, 1);
+    assert!(unknown.remarks.contains("no pod shop/nobody is known"), "{}", unknown.remarks);
 }
 
 #[test]
@@ -481,6 +497,7 @@ fn sample_status() -> StatusView {
             errors: vec!["pods.yaml, document 2: spec.nodeName: missing".to_owned()],
             stale: None,
         },
+        policies: PolicyCounts { total: 7, dry_run: 2, partial: 1, invalid: 1 },
         records: RecordsView { dropped: 0, kept: 4096, followers: 1, missed: 17 },
         datapath: vec![
             Fact { name: "layout version".to_owned(), value: "1".to_owned() },

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::identity::TrustDomain;
+use adit_core::policy::ROOT_NAMESPACES;
 use adit_core::workload::NodeName;
 
 use crate::config::env::Environment;
-use crate::config::file::{Given, RawConfig, RawDatapath, RawPlaintext, RawTunnel};
+use crate::config::file::{Given, RawConfig, RawDatapath, RawPlaintext, RawPolicy, RawTunnel};
 use crate::config::{Config, Mesh, Problems, duration};
 use crate::datapath;
 use crate::discovery;
@@ -41,6 +42,7 @@ pub(super) fn check(
     let cluster = cluster(raw.cluster, problems);
     let trust_domain = trust_domain(raw.trust_domain, problems);
     let directory = manifests_directory(raw.manifests, problems);
+    let root_namespaces = root_namespaces(raw.policy, problems);
     let unreadable = raw.unreadable.contains(&"identity");
     let identity = identity(raw.identity, unreadable, problems);
     let datapath = datapath(raw.datapath, problems);
@@ -61,7 +63,10 @@ pub(super) fn check(
         time("drain.deadline", raw.drain.deadline.as_ref(), DEFAULT_DRAIN, limits, problems);
     Some(Config {
         mesh: Mesh { node: node?, cluster: cluster?, trust_domain: trust_domain? },
-        discovery: discovery::Settings { manifests: manifests::Settings { directory } },
+        discovery: discovery::Settings {
+            manifests: manifests::Settings { directory },
+            root_namespaces,
+        },
         identity: identity?,
         datapath,
         worker: worker::Settings { workers },
@@ -133,6 +138,20 @@ fn manifests_directory(given: Option<Given<String>>, problems: &mut Problems) ->
     let directory = PathBuf::from(value);
     absolute(key, &directory, problems);
     directory
+}
+
+fn root_namespaces(raw: RawPolicy, problems: &mut Problems) -> Vec<Arc<str>> {
+    let Some(names) = raw.root_namespaces else {
+        return ROOT_NAMESPACES.map(Arc::from).to_vec();
+    };
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    for name in &names {
+        if name.is_empty() || name.len() > 63 || !name.bytes().all(legal) {
+            let problem = format_args!("{name:?} is not the name of a namespace");
+            problems.add("policy.rootNamespaces", problem);
+        }
+    }
+    names.into_iter().map(Arc::from).collect()
 }
 
 fn identity(

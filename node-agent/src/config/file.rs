@@ -29,6 +29,7 @@ pub(super) struct RawConfig {
     pub(super) cluster: Option<Given<String>>,
     pub(super) trust_domain: Option<Given<String>>,
     pub(super) manifests: Option<Given<String>>,
+    pub(super) policy: RawPolicy,
     pub(super) identity: Option<identity::RawSettings>,
     pub(super) datapath: RawDatapath,
     pub(super) workers: Option<Given<usize>>,
@@ -42,6 +43,12 @@ pub(super) struct RawConfig {
     pub(super) drain: RawDrain,
     /// Sections that were not read whole: what they seem to lack is not worth a second error.
     pub(super) unreadable: Vec<&'static str>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawPolicy {
+    pub(super) root_namespaces: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,6 +118,7 @@ pub(super) fn read(text: &str, problems: &mut Problems) -> RawConfig {
     raw.trust_domain = given("trustDomain", reader.take("trustDomain"));
     let discovery: RawDiscovery = reader.take("discovery").unwrap_or_default();
     raw.manifests = given("discovery.manifests.directory", discovery.manifests.directory);
+    raw.policy = reader.take("policy").unwrap_or_default();
     raw.identity = reader.take("identity");
     raw.datapath = reader.take("datapath").unwrap_or_default();
     let workers: Option<usize> = reader.take("workers");

@@ -17,6 +17,8 @@ fn everything_but_the_ca_has_a_default() {
     assert_eq!(config.mesh.trust_domain.as_str(), "cluster.local");
     let directory = config.discovery.manifests.directory;
     assert_eq!(directory, Path::new("/etc/adit/manifests"));
+    let roots: Vec<&str> = config.discovery.root_namespaces.iter().map(|name| &**name).collect();
+    assert_eq!(roots, ["adit-system", "istio-system"]);
     assert_eq!(config.identity.lifetime, seconds(24 * 3600));
     assert_eq!(config.datapath, datapath::Settings::default());
     assert_eq!(config.worker.workers, 4);
@@ -38,6 +40,7 @@ node: node-b
 cluster: blue
 trustDomain: example.org
 discovery: { manifests: { directory: /srv/manifests } }
+policy: { rootNamespaces: [mesh] }
 identity:
   lifetime: 12h
   ca: { address: "https://10.0.0.1:15012", root: /r.pem, token: /t, serverName: adit-ca }
@@ -58,6 +61,7 @@ drain: { deadline: 0s }
     assert_eq!(&*config.mesh.cluster, "blue");
     assert_eq!(config.mesh.trust_domain.as_str(), "example.org");
     assert_eq!(config.discovery.manifests.directory, Path::new("/srv/manifests"));
+    assert_eq!(config.discovery.root_namespaces, [Arc::from("mesh")]);
     assert_eq!(config.identity.lifetime, seconds(12 * 3600));
     assert_eq!(config.datapath.pins, Path::new("/sys/fs/bpf/b"));
     assert_eq!(config.datapath.cgroup.as_deref(), Some(Path::new("/sys/fs/cgroup/b")));

@@ -22,14 +22,23 @@ pub struct Worlds {
 pub struct Settings {
     /// The directory of manifests.
     pub manifests: manifests::Settings,
+    /// The namespaces whose policies are for the whole mesh.
+    pub root_namespaces: Vec<Arc<str>>,
 }
 
 impl Worlds {
-    /// An empty world.
+    /// An empty world with the usual root namespaces.
     #[must_use]
     pub fn new() -> Self {
+        Self::starting_from(World::default())
+    }
+
+    /// This world, to begin with.
+    #[must_use]
+    pub fn starting_from(world: World) -> Self {
         let (changes, _) = broadcast::channel(64);
-        Self { current: Arc::default(), changes, synced: watch::Sender::new(false) }
+        let current = Arc::new(ArcSwap::from_pointee(world));
+        Self { current, changes, synced: watch::Sender::new(false) }
     }
 
     /// The world now.

@@ -1,17 +1,21 @@
 //! Flows as they are recorded: the way up from the workers, the ring of recent ones, followers,
 //! and the task that feeds metrics and the access log.
 
+mod hits;
 mod ring;
 #[cfg(test)]
 pub(crate) mod samples;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::flow::FlowRecord;
+use adit_core::policy::PolicyId;
 use adit_core::workload::PodUid;
 use tokio::sync::{broadcast, mpsc};
+
+pub use hits::{Hit, Hits};
 
 use crate::observer::ring::Ring;
 use crate::telemetry::{AccessLog, FlowMeter};
@@ -46,6 +50,7 @@ pub struct Records {
 #[derive(Debug, Clone)]
 pub struct Observer {
     ring: Ring,
+    hits: Hits,
     followers: broadcast::Sender<Arc<FlowRecord>>,
     dropped: Arc<AtomicU64>,
     missed: Arc<AtomicU64>,
@@ -91,6 +96,7 @@ impl Observer {
     pub fn new(records: &Records, recent: usize) -> Self {
         Self {
             ring: Ring::new(recent),
+            hits: Hits::default(),
             followers: broadcast::channel(FOLLOWER_BACKLOG).0,
             dropped: Arc::clone(&records.dropped),
             missed: Arc::default(),
@@ -101,6 +107,12 @@ impl Observer {
     #[must_use]
     pub fn recent(&self) -> Vec<Arc<FlowRecord>> {
         self.ring.list()
+    }
+
+    /// What each policy decided.
+    #[must_use]
+    pub const fn hits(&self) -> &Hits {
+        &self.hits
     }
 
     /// Every record from now on. A receiver that lags loses the oldest and is told how many.
@@ -134,6 +146,7 @@ impl Observer {
 
     fn show(&self, record: FlowRecord) -> Arc<FlowRecord> {
         let record = Arc::new(record);
+        self.hits.count(&record, SystemTime::now());
         if record.end.is_some() {
             self.ring.push(Arc::clone(&record));
         }
@@ -142,14 +155,26 @@ impl Observer {
     }
 }
 
+/// Whether discovery still knows something that was counted.
+#[derive(Debug)]
+pub struct Known<P, Q> {
+    /// A pod.
+    pub pod: P,
+    /// A policy.
+    pub policy: Q,
+}
+
 /// Receives records until every [`Recorder`] is gone: it ends with the last worker, and misses no
-/// flow that the drain cut. `alive` says whether discovery still knows a pod.
-pub async fn run(
+/// flow that the drain cut.
+pub async fn run<P, Q>(
     mut records: Records,
     observer: Observer,
     mut sinks: Sinks,
-    alive: impl Fn(&PodUid) -> bool + Send,
-) {
+    known: Known<P, Q>,
+) where
+    P: Fn(&PodUid) -> bool + Send,
+    Q: Fn(&PolicyId) -> bool + Send,
+{
     let mut sweep = tokio::time::interval(SWEEP);
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -168,7 +193,10 @@ pub async fn run(
                     tokio::time::sleep(GATHER).await;
                 }
             }
-            _ = sweep.tick() => sinks.meter.sweep(Instant::now(), &alive),
+            _ = sweep.tick() => {
+                observer.hits.sweep(&known.policy);
+                sinks.meter.sweep(Instant::now(), &known.pod, &known.policy);
+            }
         }
     }
 }
@@ -196,7 +224,7 @@ mod tests {
         recorder.record(samples::open(4));
         drop(recorder);
 
-        run(records, observer.clone(), sinks, |_| true).await;
+        run(records, observer.clone(), sinks, everything()).await;
 
         let ids: Vec<FlowId> = observer.recent().iter().map(|flow| flow.id).collect();
         assert_eq!(ids, [FlowId(2), FlowId(3)]);
@@ -217,7 +245,7 @@ mod tests {
         }
         drop(recorder);
 
-        run(records, observer, sinks, |_| true).await;
+        run(records, observer, sinks, everything()).await;
 
         assert!(matches!(quick.try_recv(), Err(TryRecvError::Lagged(4))));
         assert_eq!(quick.try_recv().unwrap().id, FlowId(4));
@@ -231,6 +259,12 @@ mod tests {
             recorder.record(samples::finished(id));
         }
         assert_eq!(observer.dropped(), 2);
+    }
+
+    type Is<T> = fn(&T) -> bool;
+
+    fn everything() -> Known<Is<PodUid>, Is<PolicyId>> {
+        Known { pod: |_| true, policy: |_| true }
     }
 
     fn sinks() -> (Metrics, Sinks) {

@@ -6,10 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use adit_core::enrolment::NotEnrolled;
 use adit_core::flow::{
-    CloseReason, Direction, FlowId, FlowRecord, Party, PlaintextReason, Protocol, TlsInfo,
+    CloseReason, Direction, FlowContext, FlowId, FlowRecord, Party, PlaintextReason, Protocol,
+    TlsInfo,
 };
 use adit_core::identity::SpiffeId;
+use adit_core::policy::spec::{
+    AuthorizationPolicySpec, PeerAuthenticationSpec, RuleSpec, SourceSpec,
+};
+use adit_core::policy::{self, AuthorizationPolicy, Decision, PeerAuthentication};
 use adit_core::workload::{MeshMode, NodeName, ObjectName, Owner, Phase, PodUid, Workload};
+use adit_core::world::{Delta, World};
 
 pub(crate) const CLIENT_UID: &str = "11111111-0000-4000-8000-000000000001";
 pub(crate) const CART_UID: &str = "22222222-0000-4000-8000-000000000002";
@@ -104,6 +110,36 @@ pub(crate) fn refused(id: u64, end: CloseReason) -> FlowRecord {
         sent: 0,
         received: 0,
         end: Some(end),
+    }
+}
+
+/// legacy → client in plaintext, which no rule lets in and a dry run of STRICT would refuse as well.
+pub(crate) fn denied(id: u64) -> FlowRecord {
+    let mut strict = PeerAuthenticationSpec::new(ObjectName::new("shop", "default"));
+    "STRICT".clone_into(&mut strict.mode);
+    strict.dry_run = true;
+    let mut friends = AuthorizationPolicySpec::new(ObjectName::new("shop", "friends"));
+    let source = SourceSpec { service_accounts: vec!["cart".to_owned()], ..SourceSpec::default() };
+    friends.rules = vec![RuleSpec { from: Some(vec![source]), ..RuleSpec::default() }];
+    let (world, _) = World::default().apply([
+        Delta::Workload(client()),
+        Delta::PeerAuthentication(PeerAuthentication::try_new(strict).unwrap()),
+        Delta::AuthorizationPolicy(AuthorizationPolicy::try_new(friends).unwrap()),
+    ]);
+    let source = party(legacy(), 40113, false);
+    let flow = FlowContext {
+        source_address: source.address.ip(),
+        source_identity: None,
+        destination: Arc::new(client()),
+        destination_address: "10.1.0.2:9000".parse().unwrap(),
+    };
+    let Decision { verdict, grounds } = policy::decide(&world, &flow);
+    let why = NotEnrolled::PodOptedOut;
+    FlowRecord {
+        source,
+        protocol: Protocol::Plaintext(PlaintextReason::SourceNotEnrolled(why)),
+        grounds: Some(Arc::new(grounds)),
+        ..refused(id, CloseReason::Denied(verdict.unwrap_err()))
     }
 }
 

@@ -25,6 +25,6 @@ pub(super) fn inbound(
         destination_address: arrived.dialled,
     };
     let Decision { verdict, grounds } = policy::decide(&world, &context);
-    flow.decided(context, grounds);
+    flow.decided(context, grounds, verdict.is_ok());
     verdict.map_err(CloseReason::Denied)
 }

@@ -212,6 +212,18 @@ impl Flow {
         }
     }
 
+    /// Runs a part of the flow's life, unless it is ended before.
+    pub(super) async fn unless_ended<T>(
+        &self,
+        part: impl Future<Output = Result<T, CloseReason>>,
+    ) -> Result<T, CloseReason> {
+        tokio::select! {
+            biased;
+            reason = self.live.ended() => Err(reason),
+            done = part => done,
+        }
+    }
+
     /// Notes where an outbound flow goes.
     pub(super) fn planned(&self, plan: &Plan) {
         let mut record = self.live.record.borrow_mut();
@@ -247,11 +259,14 @@ impl Flow {
         self.announce();
     }
 
-    /// Notes what an inbound flow was decided on, and on what grounds.
-    pub(super) fn decided(&self, context: FlowContext, grounds: Grounds) {
+    /// Notes what an inbound flow was decided on. One that is let in is under way; the end of one
+    /// that is not comes at once and is told then.
+    pub(super) fn decided(&self, context: FlowContext, grounds: Grounds, permitted: bool) {
         self.live.note(grounds);
         *self.live.context.borrow_mut() = Some(Box::new(context));
-        self.announce();
+        if permitted {
+            self.announce();
+        }
     }
 
     /// Tells the observer that the flow is under way.

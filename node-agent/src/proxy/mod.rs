@@ -119,27 +119,28 @@ pub(crate) async fn inbound_tunnelled(stages: Rc<Stages>, requested: Requested, 
         }
     };
     let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
-    let reason = flow.race(async {
-        let application = tokio::select! {
+    let connected = flow.unless_ended(async {
+        tokio::select! {
             biased;
             application = Box::pin(to_application(&stages, &flow, &arrived)) => application,
-            gone = responder.given_up() => return match gone {
+            gone = responder.given_up() => Err(match gone {
                 Broken::Reset => CloseReason::ResetBySource,
                 Broken::Lost | Broken::Silent | Broken::Evicted => CloseReason::TunnelLost,
-            },
-        };
-        match application {
-            Ok(application) => match responder.accept() {
-                Ok((reader, writer)) => forward(&flow, End::new(reader, writer), application).await,
-                Err(_gone) => CloseReason::TunnelLost,
-            },
-            Err(reason) => {
-                responder.reject(status(reason));
-                reason
-            }
+            }),
         }
     });
-    let reason = reason.await;
+    let reason = match connected.await {
+        Ok(application) => match responder.accept() {
+            Ok((reader, writer)) => {
+                flow.race(forward(&flow, End::new(reader, writer), application)).await
+            }
+            Err(_gone) => CloseReason::TunnelLost,
+        },
+        Err(reason) => {
+            responder.reject(status(reason));
+            reason
+        }
+    };
     flow.finish(reason);
 }
 

@@ -3,9 +3,10 @@
 
 use adit_core::flow::{CloseReason, Direction, FlowRecord, PlaintextReason, Protocol};
 use adit_core::hbone::TUNNEL_PORT;
+use adit_core::policy::Grounds;
 use serde::Deserialize;
 
-use crate::telemetry::service_host;
+use crate::telemetry::{deciding_policy, service_host};
 
 /// The section `accessLog` of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -54,6 +55,9 @@ macro_rules! line {
             tls.cipher = flow.tls.map(|tls| tls.cipher),
             bytes_sent,
             bytes_recv,
+            policy = flow.grounds.as_deref().map(deciding_policy),
+            policy_missed = flow.grounds.as_deref().and_then(missed),
+            dry_run = flow.grounds.as_ref().and_then(|g| g.dry_run.as_ref()).map(ToString::to_string),
             duration = format!("{}ms", flow.duration.as_millis()),
             reason = CloseReason::as_label($end),
             $message
@@ -108,6 +112,12 @@ const fn plaintext_reason(flow: &FlowRecord) -> Option<PlaintextReason> {
     }
 }
 
+/// What kept the nearest rule from matching.
+fn missed(grounds: &Grounds) -> Option<String> {
+    let missed: Vec<String> = grounds.missed.iter().map(ToString::to_string).collect();
+    (!missed.is_empty()).then(|| missed.join("; "))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::io;
@@ -158,6 +168,24 @@ pub(crate) mod tests {
         assert_eq!(first["bytes_recv"], 48213);
         assert!(first.get("plaintext_reason").is_none());
         assert!(first["timestamp"].is_string());
+    }
+
+    #[test]
+    fn a_refusal_names_the_policy_and_what_missed_and_what_a_dry_run_would_do() {
+        let capture = Capture::default();
+        let settings = LogSettings { format: LogFormat::Json, filter: "info".to_owned() };
+        let (subscriber, _control) = build(&settings, capture.clone()).unwrap();
+        let log = AccessLog::new(AccessLogSettings { enabled: true });
+        tracing::subscriber::with_default(subscriber, || log.record(&samples::denied(3)));
+        let line: serde_json::Value = serde_json::from_str(&capture.text()).unwrap();
+        assert_eq!(line["reason"], "denied_no_rule");
+        let text = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
+        assert!(text("policy").starts_with("AuthorizationPolicy shop/friends"), "{line}");
+        assert!(text("policy_missed").starts_with("source."), "{line}");
+        assert!(
+            text("dry_run").starts_with("would deny by PeerAuthentication shop/default"),
+            "{line}"
+        );
     }
 
     #[test]

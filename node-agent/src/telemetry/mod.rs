@@ -19,3 +19,8 @@ const SERVICE_DOMAIN: &str = "svc.cluster.local";
 fn service_host(service: &adit_core::workload::ObjectName) -> String {
     format!("{}.{}.{SERVICE_DOMAIN}", service.name, service.namespace)
 }
+
+/// What decided, as everything prints it: the policy and rule, or `default` where no policy did.
+pub(crate) fn deciding_policy(grounds: &adit_core::policy::Grounds) -> String {
+    grounds.by.as_ref().map_or_else(|| "default".to_owned(), ToString::to_string)
+}

@@ -124,9 +124,7 @@ impl TestAgent {
         };
         let workers =
             worker::start(worker::Settings { workers: 2 }, &context).expect("worker threads");
-        let recheck = workers.clone();
-        let (changing, end) = (worlds.clone(), shutdown.clone());
-        tokio::spawn(async move { recheck.recheck_on_changes(changing, end).await });
+        tokio::spawn(workers.recheck_on_changes(&worlds, shutdown.clone()));
         let datapath = FakeDatapath::new(network, workers.count());
         let enroller = Enroller::new(
             NodeName::new(node),

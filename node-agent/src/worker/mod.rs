@@ -213,21 +213,29 @@ impl Workers {
         ended
     }
 
-    /// Has every change of the world decided on by the workers, until shutdown.
-    pub async fn recheck_on_changes(&self, worlds: Worlds, mut shutdown: Shutdown) {
-        let mut changes = worlds.subscribe();
-        loop {
-            let touched = tokio::select! {
-                change = changes.recv() => change,
-                () = shutdown.reached(Phase::Forced) => return,
-            };
-            let touched = match touched {
-                Ok(changes) => Some(changes),
-                Err(broadcast::error::RecvError::Lagged(_)) => None,
-                Err(broadcast::error::RecvError::Closed) => return,
-            };
-            for link in self.links.iter() {
-                link.send(Command::Recheck(touched.clone()));
+    /// Has every change of the world from now on decided on by the workers, until shutdown. No flow
+    /// escapes: the new world is in place before its change is told, and a worker looks at the world,
+    /// decides and notes on what it decided without a pause in which it could take the command.
+    pub fn recheck_on_changes(
+        &self,
+        worlds: &Worlds,
+        mut shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let (links, mut changes) = (Arc::clone(&self.links), worlds.subscribe());
+        async move {
+            loop {
+                let touched = tokio::select! {
+                    change = changes.recv() => change,
+                    () = shutdown.reached(Phase::Forced) => return,
+                };
+                let touched = match touched {
+                    Ok(changes) => Some(changes),
+                    Err(broadcast::error::RecvError::Lagged(_)) => None,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                for link in links.iter() {
+                    link.send(Command::Recheck(touched.clone()));
+                }
             }
         }
     }

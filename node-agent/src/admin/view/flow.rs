@@ -7,6 +7,7 @@ use adit_core::flow::{CloseReason, FlowRecord, Party, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::view::{ObjectRef, Timestamp, milliseconds};
+use crate::telemetry::deciding_policy;
 
 /// A flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,16 @@ pub struct FlowView {
     pub tls: Option<TlsView>,
     /// What was decided.
     pub verdict: Verdict,
+    /// The policy and rule that decided, or `default`; nothing where this node's agent does not
+    /// decide. Where no rule lets the flow in: the rule that came nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// What kept that rule from matching.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<String>,
+    /// What the verdict would be if dry-run policies were enforced, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<String>,
     /// When it was accepted.
     pub started: Timestamp,
     /// How long it lasted, or has lasted.
@@ -213,6 +224,7 @@ impl From<&Party> for PartyView {
 
 impl From<&FlowRecord> for FlowView {
     fn from(flow: &FlowRecord) -> Self {
+        let grounds = flow.grounds.as_deref();
         Self {
             id: flow.id.0,
             state: if flow.end.is_none() { FlowState::Open } else { FlowState::Ended },
@@ -231,6 +243,11 @@ impl From<&FlowRecord> for FlowView {
                 cipher: tls.cipher.to_owned(),
             }),
             verdict: Verdict::of(flow),
+            policy: grounds.map(deciding_policy),
+            missed: grounds.map_or_else(Vec::new, |grounds| {
+                grounds.missed.iter().map(ToString::to_string).collect()
+            }),
+            dry_run: grounds.and_then(|grounds| grounds.dry_run.as_ref()).map(ToString::to_string),
             started: flow.started.into(),
             duration_ms: milliseconds(flow.duration),
             bytes_sent: flow.sent,

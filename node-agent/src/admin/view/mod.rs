@@ -2,8 +2,10 @@
 //! The command line reads the same values back, so a view can be younger or older than its reader:
 //! unknown fields are ignored, and fields that were added later have defaults.
 
+mod explain;
 mod flow;
 mod mesh;
+mod policy;
 mod status;
 
 use std::fmt;
@@ -17,12 +19,15 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 
+pub use explain::{ExplainView, ExplainedParty, ExplainedVerdict, RouteView};
 pub use flow::{FlowState, FlowView, FollowEvent, PartyView, PodRef, TlsView, Verdict};
 pub(in crate::admin) use mesh::state_label;
 pub use mesh::{
     CertificateView, EndpointView, PodStateView, ServicePortView, ServiceView, TunnelView,
     WorkloadView,
 };
+pub use policy::{PolicyCounts, PolicyState, PolicyView};
+pub(in crate::admin) use policy::{count, policies};
 pub use status::{
     CertificateCounts, DiscoveryView, DrainingView, Fact, NodeView, Problem, ReadinessView,
     RecordsView, Severity, StatusView,

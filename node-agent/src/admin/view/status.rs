@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::view::{CertificateView, Timestamp};
+use crate::admin::view::{CertificateView, PolicyCounts, PolicyState, PolicyView, Timestamp};
 
 /// The agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct StatusView {
     pub tunnels_open: BTreeMap<String, u64>,
     /// What feeds the agent.
     pub discovery: DiscoveryView,
+    /// How many policies there are.
+    #[serde(default)]
+    pub policies: PolicyCounts,
     /// Whether what `adit flows` shows is complete.
     pub records: RecordsView,
     /// Facts about the kernel's side.
@@ -225,6 +228,37 @@ impl Problem {
 
     fn warning(what: String, help: &str) -> Self {
         Self { severity: Severity::Warning, ..Self::error(what, help) }
+    }
+
+    /// What is partly enforced is told in one line: how each is, `adit policies` tells. A policy that
+    /// is not in force leaves open what it was to close.
+    pub(in crate::admin) fn of_policies(policies: &[PolicyView]) -> Vec<Self> {
+        let name = |policy: &PolicyView| {
+            let PolicyView { kind, namespace, name, .. } = policy;
+            format!("{kind} {namespace}/{name}")
+        };
+        let unenforced = policies.iter().filter(|policy| !policy.in_force);
+        let mut problems: Vec<Self> = unenforced
+            .map(|policy| {
+                Self::error(
+                    format!("{} is invalid and not in force", name(policy)),
+                    "correct it; `adit policies` says what is wrong with it",
+                )
+            })
+            .collect();
+        let partial = policies.iter().filter(|policy| policy.state == PolicyState::Partial);
+        let partial: Vec<String> = partial.map(name).collect();
+        if let [first, others @ ..] = &*partial {
+            let others = match others.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            problems.push(Self::warning(
+                format!("not enforced as it is written: {first}{others}"),
+                "`adit policies` says what of it is not, and what comes of that",
+            ));
+        }
+        problems
     }
 
     /// A certificate that works but could not be renewed is a warning: there is time.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adit_core::identity::TrustDomain;
+use adit_core::policy::PolicyId;
 use adit_core::world::Delta;
 
 use crate::discovery::manifests::document::{Place, Reading};
@@ -31,6 +32,8 @@ pub(super) struct Scan {
     pub(super) errors: Vec<String>,
     /// Why what is in force is not what the directory says.
     pub(super) stale: Option<String>,
+    /// Policies whose newest version is wrong, and how.
+    pub(super) rejected: BTreeMap<PolicyId, String>,
     /// Whether the directory has been listed at least once.
     pub(super) listed: bool,
     /// Whether it should be looked at again soon.
@@ -64,6 +67,7 @@ struct FileState {
     digest: Option<u64>,
     entries: Vec<Entry>,
     errors: Vec<String>,
+    rejected: Vec<(PolicyId, String)>,
 }
 
 #[derive(Debug)]
@@ -138,6 +142,7 @@ impl Catalog {
                         digest: None,
                         entries: old.map(FileState::copy_entries).unwrap_or_default(),
                         errors: vec![error],
+                        rejected: old.map(|old| old.rejected.clone()).unwrap_or_default(),
                     })
                 }
             };
@@ -198,6 +203,7 @@ impl Catalog {
             files: self.files.len(),
             objects: self.objects,
             errors: errors.chain(&self.conflicts).cloned().collect(),
+            rejected: self.files.values().flat_map(|file| &file.rejected).cloned().collect(),
             listed: self.listed,
             ..Scan::default()
         }
@@ -234,8 +240,17 @@ impl Catalog {
                 Ok(object) => Content::Good(object),
                 Err(error) => {
                     let document = place.document;
-                    state.errors.push(format!("{file}: document {document}: {error}"));
                     let last = index.last_good(old, place, key.as_ref());
+                    let policy = key.or_else(|| last.map(Object::key)).and_then(|key| key.policy());
+                    let error = match policy {
+                        Some(policy) => {
+                            let named = format!("{policy}: {error}");
+                            state.rejected.push((policy, error));
+                            named
+                        }
+                        None => error,
+                    };
+                    state.errors.push(format!("{file}: document {document}: {error}"));
                     tracing::warn!(%file, document, error, last_version_kept = last.is_some(),
                         "manifest is invalid");
                     last.map_or(Content::Nothing, |object| Content::Kept(object.clone()))

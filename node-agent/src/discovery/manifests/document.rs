@@ -114,6 +114,12 @@ fn read_object(place: Place, value: Value, trust_domain: &TrustDomain) -> Option
             let slice = translate::endpoint_slice(&object).map_err(said)?;
             Ok(slice.map(|slice| Object::Slice(Box::new(slice))))
         }),
+        Kind::PeerAuthentication => translate::peer_authentication(&value)
+            .map(|policy| Some(Object::PeerAuthentication(Box::new(policy))))
+            .map_err(|wrong| all_said(&wrong)),
+        Kind::AuthorizationPolicy => translate::authorization_policy(&value)
+            .map(|policy| Some(Object::AuthorizationPolicy(Box::new(policy))))
+            .map_err(|wrong| all_said(&wrong)),
     };
     let result = match result {
         Ok(None) => {
@@ -144,6 +150,11 @@ fn decode<T: DeserializeOwned>(value: Value) -> Result<T, String> {
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn said(error: Invalid) -> String {
     error.to_string()
+}
+
+fn all_said(wrong: &[Invalid]) -> String {
+    let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+    wrong.join("; ")
 }
 
 fn in_item(place: Place, error: &str) -> String {

@@ -16,11 +16,13 @@ mod files;
 mod watch;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use adit_core::identity::TrustDomain;
+use adit_core::policy::PolicyId;
 use tokio::sync::{Notify, watch as channel};
 use tokio::time::Instant;
 
@@ -61,6 +63,8 @@ pub struct ManifestStatus {
     /// Why what is in force is not what the directory says: it is missing, cannot be read, or has lost
     /// everything at once. Also the first of the errors.
     pub stale: Option<String>,
+    /// Policies whose newest version is wrong, and how; the last good one stays in force.
+    pub rejected: BTreeMap<PolicyId, String>,
     /// When the world last changed because of the directory.
     pub last_change: Option<SystemTime>,
 }
@@ -158,6 +162,7 @@ fn publish(scan: Scan, worlds: &Worlds, status: &StatusHandle) {
         objects: scan.objects,
         errors: scan.errors,
         stale: scan.stale,
+        rejected: scan.rejected,
         last_change: if changed { Some(SystemTime::now()) } else { status.load().last_change },
     });
     if scan.listed {

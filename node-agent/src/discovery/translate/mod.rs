@@ -8,6 +8,7 @@
 
 mod endpoints;
 mod pod;
+mod policy;
 mod service;
 mod snapshot;
 
@@ -15,12 +16,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use adit_core::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicyKind};
 use adit_core::workload::{MeshMode, Namespace, ObjectName};
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use endpoints::{Address, SliceFacts, endpoint_slice};
 pub use pod::{PodFacts, netns, pod};
+pub use policy::{authorization_policy, peer_authentication};
 pub use service::{PortTarget, ServiceFacts, Target, service};
 pub use snapshot::{Problem, Snapshot};
 
@@ -38,6 +41,10 @@ pub enum Object {
     Service(Box<ServiceFacts>),
     /// An EndpointSlice of a service.
     Slice(Box<SliceFacts>),
+    /// A PeerAuthentication.
+    PeerAuthentication(Box<PeerAuthentication>),
+    /// An AuthorizationPolicy.
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
 }
 
 /// The kinds of [`Object`].
@@ -51,6 +58,10 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
+    /// `security.istio.io` PeerAuthentication.
+    PeerAuthentication,
+    /// `security.istio.io` AuthorizationPolicy.
+    AuthorizationPolicy,
 }
 
 /// What an object is known by. A namespace's own namespace is empty.
@@ -83,6 +94,12 @@ impl Object {
             Self::Pod(pod) => (Kind::Pod, pod.workload.name.clone()),
             Self::Service(service) => (Kind::Service, service.service.name.clone()),
             Self::Slice(slice) => (Kind::EndpointSlice, slice.name.clone()),
+            Self::PeerAuthentication(policy) => {
+                (Kind::PeerAuthentication, policy.id().name.clone())
+            }
+            Self::AuthorizationPolicy(policy) => {
+                (Kind::AuthorizationPolicy, policy.id().name.clone())
+            }
         };
         Key { kind, name }
     }
@@ -97,6 +114,12 @@ impl Kind {
             ("v1", "Pod") => Some(Self::Pod),
             ("v1", "Service") => Some(Self::Service),
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
+            ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
+                Some(Self::PeerAuthentication)
+            }
+            ("security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
+                Some(Self::AuthorizationPolicy)
+            }
             _ => None,
         }
     }
@@ -109,6 +132,8 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 }
@@ -121,13 +146,28 @@ impl Key {
         let name = name.filter(|name| is_name(name))?;
         let namespace = match kind {
             Kind::Namespace => "",
-            Kind::Pod | Kind::Service | Kind::EndpointSlice => {
+            Kind::Pod
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::PeerAuthentication
+            | Kind::AuthorizationPolicy => {
                 let namespace = namespace.filter(|text| !text.is_empty());
                 namespace.map_or(Some("default"), |text| is_name(text).then_some(text))?
             }
         };
         let name = ObjectName::new(namespace, name);
         Some(Self { kind, name })
+    }
+
+    /// The policy that this is the key of.
+    #[must_use]
+    pub fn policy(&self) -> Option<PolicyId> {
+        let kind = match self.kind {
+            Kind::PeerAuthentication => PolicyKind::PeerAuthentication,
+            Kind::AuthorizationPolicy => PolicyKind::AuthorizationPolicy,
+            Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice => return None,
+        };
+        Some(PolicyId { kind, name: self.name.clone() })
     }
 }
 
@@ -136,7 +176,11 @@ impl std::fmt::Display for Key {
         let ObjectName { namespace, name } = &self.name;
         match self.kind {
             Kind::Namespace => write!(f, "Namespace {name}"),
-            Kind::Pod | Kind::Service | Kind::EndpointSlice => {
+            Kind::Pod
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::PeerAuthentication
+            | Kind::AuthorizationPolicy => {
                 write!(f, "{} {namespace}/{name}", self.kind.as_str())
             }
         }

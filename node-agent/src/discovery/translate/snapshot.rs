@@ -6,6 +6,7 @@ use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use adit_core::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicyKind};
 use adit_core::workload::{Endpoint, Namespace, ObjectName, Phase, PodUid, Service, Workload};
 use adit_core::world::Delta;
 
@@ -17,6 +18,8 @@ pub struct Snapshot {
     namespaces: BTreeMap<Arc<str>, Namespace>,
     workloads: BTreeMap<PodUid, Workload>,
     services: BTreeMap<ObjectName, (Service, Vec<Endpoint>)>,
+    peer_authentications: BTreeMap<ObjectName, PeerAuthentication>,
+    authorization_policies: BTreeMap<ObjectName, AuthorizationPolicy>,
 }
 
 /// Objects that contradict each other: both claim the same …
@@ -87,6 +90,14 @@ impl Snapshot {
                 },
                 Object::Service(service) => services.push(service),
                 Object::Slice(slice) => slices.entry(&slice.service).or_default().push(slice),
+                Object::PeerAuthentication(policy) => {
+                    let name = policy.id().name.clone();
+                    snapshot.peer_authentications.insert(name, (**policy).clone());
+                }
+                Object::AuthorizationPolicy(policy) => {
+                    let name = policy.id().name.clone();
+                    snapshot.authorization_policies.insert(name, (**policy).clone());
+                }
             }
         }
         for service in services {
@@ -170,6 +181,28 @@ impl Snapshot {
                 deltas.push(Delta::Endpoints(name.clone(), endpoints.clone()));
             }
         }
+        self.policy_deltas_to(next, &mut deltas);
         deltas
+    }
+
+    fn policy_deltas_to(&self, next: &Self, deltas: &mut Vec<Delta>) {
+        let gone =
+            |kind, name: &ObjectName| Delta::PolicyGone(PolicyId { kind, name: name.clone() });
+        let names = self.peer_authentications.keys();
+        let names = names.filter(|name| !next.peer_authentications.contains_key(*name));
+        deltas.extend(names.map(|name| gone(PolicyKind::PeerAuthentication, name)));
+        let names = self.authorization_policies.keys();
+        let names = names.filter(|name| !next.authorization_policies.contains_key(*name));
+        deltas.extend(names.map(|name| gone(PolicyKind::AuthorizationPolicy, name)));
+        for (name, policy) in &next.peer_authentications {
+            if self.peer_authentications.get(name) != Some(policy) {
+                deltas.push(Delta::PeerAuthentication(policy.clone()));
+            }
+        }
+        for (name, policy) in &next.authorization_policies {
+            if self.authorization_policies.get(name) != Some(policy) {
+                deltas.push(Delta::AuthorizationPolicy(policy.clone()));
+            }
+        }
     }
 }

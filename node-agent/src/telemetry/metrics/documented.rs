@@ -34,7 +34,8 @@ fn everything() -> String {
     let (metrics, mut meter) = Metrics::new("Kubernetes", SystemTime::UNIX_EPOCH, limits);
     let now = Instant::now();
     let refused = samples::refused(3, CloseReason::Tls(TlsFailure::Expired));
-    for flow in [samples::open(1), samples::finished(2), samples::plaintext(4), refused] {
+    let denied = samples::denied(5);
+    for flow in [samples::open(1), samples::finished(2), samples::plaintext(4), refused, denied] {
         meter.count(&flow, now);
     }
     let snapshot = Snapshot {

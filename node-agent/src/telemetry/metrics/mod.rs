@@ -2,6 +2,7 @@
 //! `adit_*`. What flows add is counted as they are recorded; what can be looked at (pods,
 //! certificates, tunnels) comes as a [`Snapshot`] with each scrape.
 
+mod decisions;
 #[cfg(test)]
 mod documented;
 mod labels;

@@ -7,19 +7,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_core::flow::{FlowId, FlowRecord, Protocol};
+use adit_core::policy::PolicyId;
 use adit_core::workload::PodUid;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::telemetry::metrics::decisions::Decisions;
 use crate::telemetry::metrics::labels::TrafficLabels;
 
 /// What bounds the number of series.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Label sets of Istio's families. Further ones are counted in a set whose workloads and
-    /// services are all `other`.
+    /// Label sets of Istio's families, and of decisions. Further ones are counted in a set whose
+    /// workloads and services, or policies, are all `other`.
     pub label_sets: usize,
     /// A label set of a pod that is gone is dropped when no flow has touched it for this long.
     pub idle: Duration,
@@ -39,6 +41,7 @@ pub struct FlowMeter {
     cluster: Arc<str>,
     limits: Limits,
     families: Families,
+    decisions: Decisions,
     series: HashMap<Arc<TrafficLabels>, Series>,
     /// The series of everything beyond the limit: a handful, of no pod.
     common: HashMap<Arc<TrafficLabels>, Series>,
@@ -95,10 +98,13 @@ impl FlowMeter {
     pub(super) fn new(cluster: &str, limits: Limits, registry: &mut Registry) -> Self {
         let families = Families::default();
         families.register(registry);
+        let decisions = Decisions::default();
+        decisions.register(registry);
         Self {
             cluster: Arc::from(cluster),
             limits,
             families,
+            decisions,
             series: HashMap::new(),
             common: HashMap::new(),
             open: HashMap::new(),
@@ -107,6 +113,7 @@ impl FlowMeter {
 
     /// Counts what the record says is new: an opening, or an end.
     pub fn count(&mut self, flow: &FlowRecord, now: Instant) {
+        self.decisions.count(flow, &self.limits, now);
         let Some(end) = flow.end else {
             self.opened(flow, now);
             return;
@@ -183,9 +190,15 @@ impl FlowMeter {
         InFamilies { series, families }
     }
 
-    /// Drops the series that nobody has used for a while and of which a pod is gone. To be called
-    /// every minute or so.
-    pub fn sweep(&mut self, now: Instant, alive: impl Fn(&PodUid) -> bool) {
+    /// Drops the series that nobody has used for a while and of which a pod, or the policy, is gone.
+    /// To be called every minute or so.
+    pub fn sweep(
+        &mut self,
+        now: Instant,
+        alive: impl Fn(&PodUid) -> bool,
+        known: impl Fn(&PolicyId) -> bool,
+    ) {
+        self.decisions.sweep(&self.limits, now, known);
         let Self { limits, families, series, common, open, .. } = self;
         series.retain(|labels, series| {
             let idle = now.saturating_duration_since(series.last_used) >= limits.idle;
@@ -410,11 +423,11 @@ mod tests {
         test.meter.count(&samples::finished(1), test.start);
         let later = test.start + Limits::default().idle;
 
-        test.meter.sweep(later, |_| true);
+        test.meter.sweep(later, |_| true, |_| true);
         assert!(test.text().contains("opened_total{"));
-        test.meter.sweep(later - Duration::from_secs(1), |_| false);
+        test.meter.sweep(later - Duration::from_secs(1), |_| false, |_| false);
         assert!(test.text().contains("opened_total{"));
-        test.meter.sweep(later, |uid| uid.as_str() != samples::CART_UID);
+        test.meter.sweep(later, |uid| uid.as_str() != samples::CART_UID, |_| true);
 
         let text = test.text();
         assert!(!text.contains("istio_tcp_connections_opened_total{"), "{text}");

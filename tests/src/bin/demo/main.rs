@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "failures are told to the user")]
 
 mod print;
+mod rollout;
 mod story;
 
 use std::env;
@@ -15,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::print::Voice;
 
-const USAGE: &str = "usage: demo [--keep | --clean]";
+const USAGE: &str = "usage: demo [--keep | --clean | rollout]";
 /// This machine cannot run it.
 const CANNOT_RUN: u8 = 2;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         [] => tell(&voice, false),
         ["--keep"] => tell(&voice, true),
         ["--clean"] => clean(&voice),
+        ["rollout"] => clean_up_on_signals().and_then(|()| rollout::tell(&voice)),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match result {

@@ -234,7 +234,7 @@ impl Stage {
     }
 }
 
-fn show_cli(voice: &Voice, agent: &Agent, arguments: &[&str]) -> Result<()> {
+pub(crate) fn show_cli(voice: &Voice, agent: &Agent, arguments: &[&str]) -> Result<()> {
     let printed = agent.cli_text(arguments)?;
     let node = agent.node().name();
     voice.command(&format!("adit {}   # on {node}", arguments.join(" ")), &printed);

@@ -92,6 +92,15 @@ impl PolicySet {
         Some(compiled.policy())
     }
 
+    /// Whether there is such a policy.
+    #[must_use]
+    pub fn contains(&self, id: &PolicyId) -> bool {
+        match id.kind {
+            PolicyKind::PeerAuthentication => self.peer_authentication(&id.name).is_some(),
+            PolicyKind::AuthorizationPolicy => self.authorization_policy(&id.name).is_some(),
+        }
+    }
+
     /// The pods that a policy is for; `None` if there is no such policy or it is for none.
     #[must_use]
     pub fn reach(&self, id: &PolicyId) -> Option<Reach> {

@@ -1,5 +1,7 @@
 //! The windows as a client sees them: over real sockets, with fixed sources.
 
+mod policies;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -18,7 +20,7 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::admin::view::{FlowView, FollowEvent, Timestamp};
 use crate::enrol::PodState;
-use crate::observer::{self, Recorder, Sinks, samples};
+use crate::observer::{self, Known, Recorder, Sinks, samples};
 use crate::shutdown::{self, Trigger};
 use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
 use crate::telemetry::log::{LogSettings, build};
@@ -80,6 +82,10 @@ async fn what_does_not_exist_is_named() {
         ("POST", "/v1/status", "", 405, "POST"),
         ("GET", "/v1/flows?namespaces=a", "", 400, "namespaces"),
         ("GET", "/v1/flows?port=http", "", 400, "filter port"),
+        ("GET", "/v1/policies?pod=a", "", 400, "\\\"pod\\\""),
+        ("GET", "/v1/explain?source=shop/client", "", 400, "destination"),
+        ("GET", "/v1/explain?source=shop/client&destination=shop/cart", "", 400, "no port"),
+        ("GET", "/v1/explain?source=a&destination=shop/cart:80", "", 400, "\\\"a\\\""),
         ("GET", "/v1/flows?port=%ff", "", 400, ""),
         ("PUT", "/v1/log-level", "info", 400, "the body is"),
         ("PUT", "/v1/log-level", "{\"filter\":\"inof\"}", 400, "inof"),
@@ -189,6 +195,8 @@ async fn status_says_what_is_wrong_and_what_to_do() {
         [
             "not ready: waiting for the first certificates",
             "pod shop/cart-0 could not be enrolled: step routes: Operation not permitted",
+            "AuthorizationPolicy shop/broken is invalid and not in force",
+            "not enforced as it is written: AuthorizationPolicy shop/http",
             "discovery: pods.yaml, document 2: spec.nodeName: missing",
         ]
     );
@@ -203,7 +211,7 @@ async fn status_says_what_is_wrong_and_what_to_do() {
 #[tokio::test]
 async fn views_are_what_programs_rely_on() {
     let agent = Agent::start().await;
-    for name in ["workloads", "services", "certs", "tunnels", "flows"] {
+    for name in ["workloads", "services", "certs", "tunnels", "flows", "policies"] {
         let (status, body) = agent.ask("GET", &format!("/v1/{name}"), "").await;
         assert_eq!(status, 200, "{body}");
         let value: Value = serde_json::from_str(&body).unwrap();
@@ -336,12 +344,14 @@ impl Agent {
         let (metrics, meter) = Metrics::new("Kubernetes", samples::noon(), Limits::default());
         let access_log = AccessLog::new(AccessLogSettings { enabled: false });
         let sinks = Sinks { meter, access_log };
-        tokio::spawn(observer::run(records, observer.clone(), sinks, |_| true));
+        let known = Known { pod: |_: &_| true, policy: |_: &_| true };
+        tokio::spawn(observer::run(records, observer.clone(), sinks, known));
         let readiness = Readiness::new();
         let guard = Mutex::new(Some(readiness.guard("the first certificates")));
         let (_subscriber, log) = build(&LogSettings::default(), std::io::sink).unwrap();
         let worlds = Worlds::new();
         worlds.publish(world());
+        worlds.publish(policies::deltas());
         let state = Arc::new(State {
             facts: NodeFacts {
                 node: NodeName::new("node-a"),
@@ -507,6 +517,7 @@ impl Sources for Fixed {
             updated: Some(samples::noon()),
             errors: vec!["pods.yaml, document 2: spec.nodeName: missing".to_owned()],
             stale: None,
+            rejected: policies::rejected(),
         }
     }
 

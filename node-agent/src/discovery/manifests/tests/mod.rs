@@ -1,6 +1,8 @@
 //! A real directory, real inotify: what is written there is in the world soon after. Every wait is
 //! for the world or the status to become so, and ends with what it is instead.
 
+mod policies;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -258,7 +260,7 @@ async fn other_kinds_are_no_errors() {
     let directory = TempDir::new();
     directory.write(
         "other.yaml",
-        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: strict}\n\
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: strict}\n\
          ---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n\
          ---\napiVersion: v1\nkind: Service\nmetadata: {name: alias}\n\
          spec: {type: ExternalName, externalName: example.com}\n",

@@ -1,5 +1,7 @@
 //! Two agents in this process, real tunnels and certificates between them, applications on loopback.
 
+mod policy;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -1,0 +1,132 @@
+//! Policies of every state for the tests of what shows them, and the answers to `explain`.
+
+use adit_core::policy::spec::{
+    AuthorizationPolicySpec, OperationSpec, PeerAuthenticationSpec, RuleSpec, SourceSpec,
+};
+use adit_core::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicyKind};
+
+use super::*;
+
+#[tokio::test]
+async fn policies_are_listed_with_their_state_and_the_pods_they_are_for() {
+    let agent = Agent::start().await;
+    let (status, body) = agent.ask("GET", "/v1/policies", "").await;
+    assert_eq!(status, 200, "{body}");
+    let list: Vec<view::PolicyView> = serde_json::from_str(&body).unwrap();
+    let shown: Vec<String> = list
+        .iter()
+        .map(|policy| {
+            let view::PolicyView { namespace, name, scope, action, workloads, .. } = policy;
+            let (state, pods) = (policy.state.as_label(), workloads.len());
+            format!("{namespace}/{name} {action} {scope} {state} {pods}")
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "istio-system/tunnels STRICT mesh valid 1",
+            "shop/broken - none invalid 0",
+            "shop/client DENY workload invalid 1",
+            "shop/default PERMISSIVE namespace valid 1",
+            "shop/friends ALLOW namespace valid 1",
+            "shop/http DENY namespace partial 1",
+        ]
+    );
+    assert!(!list[1].in_force);
+    assert!(list[2].in_force, "its last good version");
+    assert!(list[0].dry_run);
+    let outside: Vec<String> = list[0].outside.iter().map(ToString::to_string).collect();
+    assert_eq!(outside, ["shop/legacy"], "it has opted out of the mesh");
+    let client = "/v1/policies?workload=shop/client-6d4cf56db6-x7k2p";
+    let (_, body) = agent.ask("GET", client, "").await;
+    let list: Vec<view::PolicyView> = serde_json::from_str(&body).unwrap();
+    assert_eq!(list.len(), 5, "{list:?}");
+}
+
+#[tokio::test]
+async fn explain_answers_with_route_policies_and_verdict() {
+    let agent = Agent::start().await;
+    for (name, query) in [
+        ("allowed", "source=shop/client-6d4cf56db6-x7k2p&destination=shop/cart:80"),
+        ("denied", "source=spiffe://cluster.local/ns/prod/sa/x&destination=shop/cart-0:8080"),
+        ("plaintext", "source=10.1.0.7&destination=10.2.0.3:8080"),
+        ("not-enforced", "source=shop/cart-0&destination=shop/legacy:5432"),
+        ("refused", "source=shop/cart-0&destination=10.96.0.12:81"),
+    ] {
+        let (status, body) = agent.ask("GET", &format!("/v1/explain?{query}"), "").await;
+        assert_eq!(status, 200, "{body}");
+        let value: Value = serde_json::from_str(&body).unwrap();
+        let text = serde_json::to_string_pretty(&value).unwrap() + "\n";
+        crate::cli::golden::check(&format!("api/explain-{name}.json"), &text);
+    }
+}
+
+#[tokio::test]
+async fn a_flow_says_which_policy_decided_and_what_a_dry_run_would_do() {
+    let agent = Agent::start().await;
+    agent.recorder.record(samples::denied(7));
+    agent.settled(1).await;
+    let flows = agent.flows("?policy=shop/friends").await;
+    let [flow] = &*flows else { panic!("{flows:?}") };
+    assert_eq!(flow.verdict, view::Verdict::Denied);
+    assert!(flow.policy.as_ref().unwrap().starts_with("AuthorizationPolicy shop/friends"));
+    assert_eq!(flow.missed.len(), 1, "{flow:?}");
+    let would = flow.dry_run.as_ref().unwrap();
+    assert!(would.starts_with("would deny by PeerAuthentication shop/default"), "{would}");
+    let (_, body) = agent.ask("GET", "/v1/policies?namespace=shop", "").await;
+    let list: Vec<view::PolicyView> = serde_json::from_str(&body).unwrap();
+    let friends = list.iter().find(|policy| policy.name == "friends").unwrap();
+    assert_eq!((friends.hits, friends.last_hit.is_some()), (1, true));
+    assert_eq!(agent.flows("?dryRun=deny").await, flows);
+}
+
+pub(super) fn rejected() -> BTreeMap<PolicyId, String> {
+    let port = "spec.rules[0].to[0].operation.ports[0]: \"http\": is not a port";
+    [("broken", port), ("client", port)]
+        .map(|(name, why)| {
+            let name = ObjectName::new("shop", name);
+            (PolicyId { kind: PolicyKind::AuthorizationPolicy, name }, why.to_owned())
+        })
+        .into()
+}
+
+pub(super) fn deltas() -> Vec<Delta> {
+    let peer = |namespace: &str, name: &str, mode: &str, dry_run| {
+        let mut spec = PeerAuthenticationSpec::new(ObjectName::new(namespace, name));
+        mode.clone_into(&mut spec.mode);
+        spec.dry_run = dry_run;
+        spec.created = Some(samples::noon());
+        Delta::PeerAuthentication(PeerAuthentication::try_new(spec).unwrap())
+    };
+    let authorization = |name: &str, change: &dyn Fn(&mut AuthorizationPolicySpec)| {
+        let mut spec = AuthorizationPolicySpec::new(ObjectName::new("shop", name));
+        change(&mut spec);
+        Delta::AuthorizationPolicy(AuthorizationPolicy::try_new(spec).unwrap())
+    };
+    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+    let from = |source: SourceSpec| RuleSpec { from: Some(vec![source]), ..RuleSpec::default() };
+    let to = |operation| RuleSpec { to: Some(vec![operation]), ..RuleSpec::default() };
+    vec![
+        peer("istio-system", "tunnels", "STRICT", true),
+        peer("shop", "default", "PERMISSIVE", false),
+        authorization("friends", &|spec| {
+            spec.rules = vec![from(SourceSpec {
+                service_accounts: texts(&["client", "cart", "legacy"]),
+                ..SourceSpec::default()
+            })];
+        }),
+        authorization("http", &|spec| {
+            "DENY".clone_into(&mut spec.action);
+            let ports = texts(&["9999"]);
+            let unsupported = texts(&["methods"]);
+            let operation = OperationSpec { ports, unsupported, ..OperationSpec::default() };
+            spec.rules = vec![to(operation)];
+        }),
+        authorization("client", &|spec| {
+            "DENY".clone_into(&mut spec.action);
+            spec.selector = [("app".to_owned(), "client".to_owned())].into();
+            let ports = texts(&["22"]);
+            spec.rules = vec![to(OperationSpec { ports, ..OperationSpec::default() })];
+        }),
+    ]
+}

@@ -1,0 +1,124 @@
+//! Policies in a directory: Istio's own manifests, and what happens to one that becomes invalid.
+
+use adit_core::policy::{PolicyId, PolicyKind, Test};
+
+use super::*;
+
+const PEER: &str = include_str!("../../../../tests/istio/peer-authentication.yaml");
+const AUTHORIZATION: &str = include_str!("../../../../tests/istio/authorization-policy.yaml");
+
+#[tokio::test]
+async fn manifests_of_istio_work_as_they_are() {
+    let directory = TempDir::new();
+    directory.write("peer.yaml", PEER);
+    directory.write("authorization.yaml", AUTHORIZATION);
+    let agent = Agent::start_synced(&directory.path).await;
+
+    agent.no_errors().await;
+
+    let world = agent.worlds.load();
+    let policies = world.policies();
+    let peer: Vec<String> =
+        policies.peer_authentications().map(|policy| policy.id().to_string()).collect();
+    assert_eq!(
+        peer,
+        [
+            "PeerAuthentication bar/inherit",
+            "PeerAuthentication foo/default",
+            "PeerAuthentication foo/finance",
+            "PeerAuthentication istio-system/default",
+        ]
+    );
+    assert_eq!(policies.authorization_policies().count(), 13);
+    let dry: Vec<String> = policies
+        .authorization_policies()
+        .filter(|policy| policy.dry_run())
+        .map(|policy| policy.id().to_string())
+        .collect();
+    assert_eq!(dry, ["AuthorizationPolicy foo/path-baz"]);
+    let ids = policies.peer_authentications().map(|policy| policy.id());
+    let ids = ids.chain(policies.authorization_policies().map(|policy| policy.id()));
+    let gaps: Vec<String> = ids
+        .flat_map(|id| {
+            let gaps = policies.gaps(id).into_iter();
+            gaps.map(move |gap| format!("{} {}: {}", id.name, gap.field, gap.why.as_label()))
+        })
+        .collect();
+    assert_eq!(
+        gaps,
+        [
+            "foo/finance spec.portLevelMtls[8080].mode: mode_disable",
+            "foo/audit spec.action: action_audit",
+            "foo/deny-admin spec.rules[0].from[0].source.notRequestPrincipals: field_ignored",
+            "foo/deny-admin spec.rules[0].to[0].operation.paths: field_ignored",
+            "foo/ext-authz spec.action: action_custom",
+            "foo/ext-authz spec.rules[0].to[0].operation.paths: field_ignored",
+            "foo/httpbin spec.rules[0].to[0].operation.methods: rule_never_matches",
+            "foo/httpbin spec.rules[0].when[0].key \"request.auth.claims[iss]\": \
+             rule_never_matches",
+            "foo/waypoint spec.targetRefs: target_refs",
+            "foo/waypoint spec.rules[0].to[0].operation.methods: rule_never_matches",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_becomes_invalid_stays_in_force_as_it_was_and_is_reported() {
+    let directory = TempDir::new();
+    directory.write("p.yaml", &policy("ports: [\"8080\"]"));
+    let agent = Agent::start_synced(&directory.path).await;
+    let id = id("cart");
+    let port = |world: &World| {
+        let policy = world.policies().authorization_policy(&id.name)?;
+        let Test::Port(ports) = policy.rules().first()?.operations.first()?.first()? else {
+            panic!("not a test of the port");
+        };
+        ports.any_of.first().copied()
+    };
+    assert_eq!(port(&agent.worlds.load()), Some(8080));
+
+    directory.write("p.yaml", &policy("ports: [\"http\"]"));
+    let status = agent.status(|status| !status.rejected.is_empty()).await;
+    let why =
+        "spec.rules[0].to[0].operation.ports[0]: \"http\": is not a port: a number up to 65535";
+    assert_eq!(status.rejected[&id], why);
+    assert_eq!(
+        status.errors,
+        [format!("p.yaml: document 1: AuthorizationPolicy shop/cart: {why}")]
+    );
+    assert_eq!(port(&agent.worlds.load()), Some(8080));
+
+    // The text is broken: which policy it was is known by its place.
+    directory.write("p.yaml", "kind: [\n");
+    agent.status(|status| status.rejected.get(&id).is_some_and(|error| error != why)).await;
+    assert_eq!(port(&agent.worlds.load()), Some(8080));
+
+    directory.write("p.yaml", &policy("ports: [\"9090\"]"));
+    agent.world(|world| port(world) == Some(9090)).await;
+    agent.status(|status| status.rejected.is_empty() && status.errors.is_empty()).await;
+
+    fs::remove_file(directory.path.join("p.yaml")).unwrap();
+    agent.world(|world| port(world).is_none()).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_was_never_valid_is_reported_and_not_in_force() {
+    let directory = TempDir::new();
+    directory.write("p.yaml", &policy("ports: [\"http\"]"));
+    let agent = Agent::start_synced(&directory.path).await;
+    let status = agent.status(|status| !status.rejected.is_empty()).await;
+    assert_eq!(status.rejected.keys().collect::<Vec<_>>(), [&id("cart")]);
+    assert_eq!(agent.worlds.load().policies().authorization_policies().count(), 0);
+}
+
+fn id(name: &str) -> PolicyId {
+    PolicyId { kind: PolicyKind::AuthorizationPolicy, name: ObjectName::new("shop", name) }
+}
+
+fn policy(operation: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {{name: cart, namespace: shop}}\n\
+         spec: {{rules: [{{to: [{{operation: {{{operation}}}}}]}}]}}\n"
+    )
+}
