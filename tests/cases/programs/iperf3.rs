@@ -1,4 +1,6 @@
-//! iperf3: what is sent arrives, in both directions and in both at once, on one stream and on four.
+//! iperf3: what is sent arrives, in both directions, on one stream and on four. Not in both at once:
+//! with `--bidir` the server tells its two streams apart by the order in which it accepts them, and
+//! connections that a client opens one right after the other may arrive in another order.
 
 use super::{Lane, same_as_without_adit};
 
@@ -13,7 +15,7 @@ fn work(lane: &Lane<'_>) -> String {
     let _server = lane.serve(PORT, "iperf3", &["--server"]);
     let host = lane.address().to_string();
     let mut seen = Vec::new();
-    for direction in [&[][..], &["--reverse"], &["--bidir"]] {
+    for direction in [&[][..], &["--reverse"]] {
         for streams in ["1", "4"] {
             let wanted = ["--client", &host, "--bytes", "64M", "--parallel", streams, "--json"];
             let report = lane.run("iperf3", &[&wanted, direction].concat());
