@@ -177,7 +177,7 @@ async fn a_request_that_the_other_end_refused_unprocessed_is_told_from_one_it_ma
         let asked = spawn_local(async move { client.request(&head()).await });
         let mut request = pair.requests.recv().await.unwrap();
         request.responder.respond.send_reset(Reason::REFUSED_STREAM);
-        assert!(matches!(asked.await.unwrap(), Answer::GoingAway));
+        assert!(matches!(asked.await.unwrap(), Answer::Full));
 
         // Taken by the other end, whose end then breaks.
         let client = pair.client.clone();
