@@ -46,7 +46,9 @@ fn same_as_without_adit(
     port: u16,
     work: impl Fn(&Lane<'_>) -> String,
 ) {
-    let Some(scene) = Scene::with_tools("programs", program, tools) else {
+    // A cluster for each program: an agent remembers the last few thousand flows, and one that opens
+    // a connection for every request makes it forget its neighbour's.
+    let Some(scene) = Scene::with_tools(program, program, tools) else {
         return;
     };
     let [server, client, plain_server, plain_client] = scene.pods([
