@@ -60,7 +60,18 @@ async fn a_policy_that_allows_disturbs_no_open_flow() {
         client.write_all(b"!").await.unwrap();
         server.read_exact(&mut [0]).await.unwrap();
     }
-    let by = scene.b.workers.flows().await[0].grounds.clone().unwrap().by.clone().unwrap();
+    // The open flow is decided on again soon after the policy is there, not before its bytes pass.
+    let decided = async {
+        loop {
+            let flows = scene.b.workers.flows().await;
+            let grounds = flows.first().expect("the flow is open").grounds.as_ref();
+            if let Some(by) = grounds.and_then(|grounds| grounds.by.clone()) {
+                break by;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let by = tokio::time::timeout(Duration::from_secs(10), decided).await.expect("a decision");
     assert_eq!(by.policy.to_string(), "AuthorizationPolicy shop/all");
 }
 
