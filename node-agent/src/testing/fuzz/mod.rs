@@ -23,12 +23,14 @@ mod http2;
 mod manifests;
 mod pool;
 mod spiffe_id;
+mod tls;
 
 pub use connect::connect;
 pub use http2::http2;
 pub use manifests::manifests;
 pub use pool::pool;
 pub use spiffe_id::spiffe_id;
+pub use tls::tls;
 
 /// A function of arbitrary bytes.
 pub type Target = fn(&[u8]);
@@ -42,6 +44,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("policy", adit_core::policy::check),
     ("pool", pool),
     ("spiffe_id", spiffe_id),
+    ("tls", tls),
 ];
 
 /// Runs a target.

@@ -37,6 +37,8 @@ struct Driver {
 
 struct Tunnel {
     key: Key,
+    /// Streams at a time that the other end takes.
+    takes: u32,
     state: State,
 }
 
@@ -74,7 +76,7 @@ impl Driver {
     fn step(&mut self, choices: &mut Choices<'_>) {
         let any: Vec<TunnelId> = self.tunnels.keys().copied().collect();
         let dialling = self.ids(|state| state == State::Dialling);
-        match choices.below(12) {
+        match choices.below(13) {
             0..=2 => self.want(key(choices)),
             3 => {
                 let all: Vec<WaiterId> = self.waiters.keys().copied().collect();
@@ -87,6 +89,10 @@ impl Driver {
             9 => self.going_away(choices.of(&any)),
             10 if choices.below(2) == 0 => self.lost(choices.of(&any)),
             10 => self.pod_gone(key(choices).source),
+            11 => {
+                let takes = u32::from(choices.byte() % 6);
+                self.takes(choices.of(&any), takes);
+            }
             _ => {
                 let next = self.pool.poll_timeout().map(|(at, _)| at);
                 let ahead = self.now + choices.seconds();
@@ -157,6 +163,15 @@ impl Driver {
         self.put(Input::GoingAway(id));
     }
 
+    fn takes(&mut self, id: Option<TunnelId>, streams: u32) {
+        let Some(id) = id else { return };
+        match self.tunnels.get_mut(&id) {
+            Some(Tunnel { state: State::Dialling, .. }) | None => return,
+            Some(tunnel) => tunnel.takes = streams,
+        }
+        self.put(Input::Takes(id, streams));
+    }
+
     fn lost(&mut self, id: Option<TunnelId>) {
         let Some(id) = id else { return };
         if self.state(id) != State::Dialling {
@@ -196,7 +211,7 @@ impl Driver {
         while let Some(command) = self.pool.poll_command() {
             match command {
                 Command::Dial(id, key) => {
-                    let tunnel = Tunnel { key, state: State::Dialling };
+                    let tunnel = Tunnel { key, takes: u32::MAX, state: State::Dialling };
                     assert!(self.tunnels.insert(id, tunnel).is_none(), "{id:?} is used again");
                 }
                 Command::Assign(waiter, id) => self.assigned(waiter, id),
@@ -223,11 +238,12 @@ impl Driver {
         let key = self.answer(waiter);
         let max = self.limits.max_streams;
         let tunnel = self.tunnels.get_mut(&id).filter(|tunnel| tunnel.key == key);
-        let Some(Tunnel { state: State::Open { streams, going: false, .. }, .. }) = tunnel else {
+        let Some(Tunnel { state: State::Open { streams, going: false, .. }, takes, .. }) = tunnel
+        else {
             panic!("{waiter:?} was given {id:?}");
         };
         *streams += 1;
-        assert!(*streams <= max, "{streams} streams in {id:?}");
+        assert!(*streams <= max.min(*takes), "{streams} streams in {id:?}");
     }
 
     fn closed(&mut self, id: TunnelId, why: Closed) {

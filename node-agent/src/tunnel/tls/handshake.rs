@@ -11,9 +11,11 @@ use rustls::{CommonState, ConnectionTrafficSecrets, ExtractedSecrets};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::incoming::Incoming;
 use super::messages::Messages;
+use super::receiver::{End, Receiver};
 use super::record::Key;
-use super::{Detached, End, Keys};
+use super::{Detached, Keys};
 
 /// Either end of a rustls session.
 pub(crate) trait Session: Sized + Send + 'static {
@@ -148,10 +150,11 @@ impl<S: Session> Shaken<S> {
     pub(crate) fn detach(self) -> Result<Detached, HandshakeError> {
         let Self { tcp, session, buffers } = self;
         let (ExtractedSecrets { tx, rx }, next) = session.into_secrets()?;
-        let keys = Keys { seal: Key::new(tx.0, &tx.1)?, open: Key::new(rx.0, &rx.1)?, next };
+        let (keys, open) = (Keys { seal: Key::new(tx.0, &tx.1)?, next }, Key::new(rx.0, &rx.1)?);
         let Buffers { incoming, plain, end, .. } = buffers;
         let messages = Messages::new(S::FACES_SERVER);
-        Ok(Detached { tcp: tcp.into_std()?, keys, plain, incoming, messages, end })
+        let receiver = Receiver::new(Incoming::new(&plain, &incoming), open, messages, end);
+        Ok(Detached { tcp: tcp.into_std()?, keys, receiver })
     }
 }
 

@@ -19,8 +19,8 @@ pub(super) struct Incoming {
 
 /// What an opened record was.
 pub(super) enum Opened {
-    /// It stands there to be taken.
-    Data,
+    /// So many bytes of data; they stand there to be taken.
+    Data(usize),
     /// An alert: its level and what it says.
     Alert([u8; 2]),
     /// Of the handshake's protocol: messages or parts of some.
@@ -58,7 +58,7 @@ impl Incoming {
         self.records += length;
         if content == Content::Data {
             (self.data, self.data_end) = (at, at + plain);
-            return Ok(Some(Opened::Data));
+            return Ok(Some(Opened::Data(plain)));
         }
         match (content, record.get(HEADER..HEADER + plain).unwrap_or_default()) {
             // One alert a record, and no empty record but of data (RFC 8446, section 5.1).

@@ -59,6 +59,7 @@ impl Messages {
             (TICKET, _) if self.from_server && length <= LONGEST => Message::Ticket,
             // Its key seals what follows: nothing stands behind it in its record (section 5.1).
             (UPDATE, [] | [0 | 1]) if length == 1 => Message::KeyUpdate { asked: body == [1] },
+            (UPDATE, [_]) if length == 1 => return Err(BadRecord::Illegal),
             _ => return Err(BadRecord::Unexpected),
         };
         if body.len() < length {
@@ -98,17 +99,18 @@ mod tests {
     #[test]
     fn what_may_not_come_is_refused_at_once() {
         let refused = [
-            (false, &[TICKET, 0, 0, 1][..]), // a client has none to give
-            (true, &[TICKET, 1, 0, 1]),      // too long to be waited for
-            (true, &[UPDATE, 0, 0, 2]),
-            (true, &[UPDATE, 0, 0, 1, 2]),
-            (true, &[UPDATE, 0, 0, 1, 0, TICKET]), // under a key that is gone
-            (true, &[1, 0, 0, 0]),                 // ClientHello
+            (false, &[TICKET, 0, 0, 1][..], BadRecord::Unexpected), // a client has none to give
+            (true, &[TICKET, 1, 0, 1], BadRecord::Unexpected),      // too long to be waited for
+            (true, &[UPDATE, 0, 0, 2], BadRecord::Unexpected),
+            (true, &[UPDATE, 0, 0, 1, 2], BadRecord::Illegal),
+            // Under a key that is gone.
+            (true, &[UPDATE, 0, 0, 1, 0, TICKET], BadRecord::Unexpected),
+            (true, &[1, 0, 0, 0], BadRecord::Unexpected), // ClientHello
         ];
-        for (from_server, said) in refused {
+        for (from_server, said, why) in refused {
             let mut messages = Messages::new(from_server);
             messages.add(said);
-            assert_eq!(messages.next(), Err(BadRecord::Unexpected), "{said:?}");
+            assert_eq!(messages.next(), Err(why), "{said:?}");
         }
     }
 }

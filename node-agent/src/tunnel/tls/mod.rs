@@ -8,27 +8,27 @@ mod handshake;
 mod incoming;
 mod messages;
 mod outgoing;
+mod receiver;
 mod record;
+#[cfg(any(test, feature = "testing"))]
+mod walk;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use handshake::Secrets;
 pub(crate) use handshake::{HandshakeError, Session, Shaken};
-use incoming::{Incoming, Opened};
-use messages::{Message, Messages};
 use outgoing::Outgoing;
-use record::{BadRecord, Content, Key};
+use receiver::Receiver;
+use record::{Content, Key};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use walk::walk;
 
 use super::activity::Activity;
-
-/// Messages of the other end's session without data in between, before they are taken for an attack.
-const IDLE_MESSAGES: u32 = 32;
 
 /// `KeyUpdate`, which does not ask for another one (RFC 8446, section 4.6.3).
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
@@ -40,43 +40,26 @@ const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 pub(crate) struct Detached {
     tcp: std::net::TcpStream,
     keys: Keys,
-    plain: BytesMut,
-    incoming: BytesMut,
-    messages: Messages,
-    end: End,
+    receiver: Receiver,
 }
 
 /// A stream whose handshake is done, on the runtime of this thread.
 pub(crate) struct TlsStream {
     tcp: TcpStream,
     keys: Keys,
-    incoming: Incoming,
+    receiver: Receiver,
     outgoing: Outgoing,
-    messages: Messages,
-    end: End,
-    /// Messages of the other end's session since it last sent data.
-    idle_messages: u32,
     /// The other end asked for another key of this end.
     update_due: bool,
-    /// What the other end is told before the stream ends for an error.
-    alert: Option<u8>,
+    /// The other end did what it must not, and was told so.
+    failed: bool,
     activity: Activity,
 }
 
-/// The keys of both directions.
+/// The key of this end, and the way to the next one of either.
 struct Keys {
     seal: Key,
-    open: Key,
     next: Box<dyn Secrets>,
-}
-
-/// What the other end has said about its end of the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum End {
-    #[default]
-    Open,
-    /// It sent close_notify: everything it sent has arrived.
-    Finished,
 }
 
 impl Detached {
@@ -85,13 +68,10 @@ impl Detached {
         Ok(TlsStream {
             tcp: TcpStream::from_std(self.tcp)?,
             keys: self.keys,
-            incoming: Incoming::new(&self.plain, &self.incoming),
+            receiver: self.receiver,
             outgoing: Outgoing::default(),
-            messages: self.messages,
-            end: self.end,
-            idle_messages: 0,
             update_due: false,
-            alert: None,
+            failed: false,
             activity: Activity::new(),
         })
     }
@@ -101,63 +81,6 @@ impl TlsStream {
     /// When bytes came last, for whoever needs to know while this is in use.
     pub(super) fn activity(&self) -> Activity {
         self.activity.clone()
-    }
-
-    /// Opens records that have come, and gives their data to the reader until it is full.
-    fn deliver(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
-        loop {
-            self.incoming.take(buf);
-            if buf.remaining() == 0 || self.end == End::Finished {
-                return Ok(());
-            }
-            match self.incoming.open(&mut self.keys.open) {
-                Ok(None) => return Ok(()),
-                Ok(Some(Opened::Handshake(said))) => {
-                    self.messages.add(&said);
-                    self.obey().map_err(|bad| self.fail(bad))?;
-                }
-                Ok(Some(_)) if self.messages.is_amid_one() => {
-                    return Err(self.fail(BadRecord::Unexpected));
-                }
-                Ok(Some(Opened::Data)) => self.idle_messages = 0,
-                Ok(Some(Opened::Alert(alert))) => {
-                    self.heed(alert).map_err(|bad| self.fail(bad))?;
-                }
-                Err(bad) => return Err(self.fail(bad)),
-            }
-        }
-    }
-
-    /// Does what the other end's session says.
-    fn obey(&mut self) -> Result<(), BadRecord> {
-        while let Some(message) = self.messages.next()? {
-            if self.idle_messages >= IDLE_MESSAGES {
-                return Err(BadRecord::Unexpected);
-            }
-            self.idle_messages += 1;
-            if let Message::KeyUpdate { asked } = message {
-                let secrets = self.keys.next.next_to_open();
-                let key = secrets.and_then(|secrets| Key::new(0, &secrets));
-                self.keys.open = key.map_err(|_refused| BadRecord::Unexpected)?;
-                self.update_due |= asked;
-            }
-        }
-        Ok(())
-    }
-
-    fn heed(&mut self, [_level, what]: [u8; 2]) -> Result<(), BadRecord> {
-        match what {
-            0 => self.end = End::Finished,
-            // user_canceled; close_notify follows (RFC 8446, section 6.1).
-            90 => {}
-            _ => return Err(BadRecord::Alerted),
-        }
-        Ok(())
-    }
-
-    fn fail(&mut self, bad: BadRecord) -> io::Error {
-        self.alert = bad.alert();
-        io::Error::new(io::ErrorKind::InvalidData, bad)
     }
 
     /// Sends what is sealed.
@@ -193,21 +116,23 @@ impl TlsStream {
 
     /// Receives records; false is the end of the TCP stream.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut room = ReadBuf::new(self.incoming.room());
+        let mut room = ReadBuf::new(self.receiver.room());
         let read = Pin::new(&mut self.tcp).poll_read(cx, &mut room);
         let n = room.filled().len();
-        self.incoming.received(n);
+        self.receiver.received(n);
         if n > 0 {
             self.activity.mark();
         }
         Poll::Ready(ready!(read).map(|()| n > 0))
     }
 
-    /// Tells the other end why the stream ends, if the socket takes it at once.
-    fn say_alert(&mut self, cx: &mut Context<'_>) {
-        if let Some(alert) = self.alert.take()
+    /// Tells the other end once why the stream ends, if the socket takes it at once.
+    fn say_alert(&mut self, cx: &mut Context<'_>, alert: Option<u8>) {
+        if !std::mem::replace(&mut self.failed, true)
+            && let Some(alert) = alert
+            && !self.outgoing.is_closed()
             && let Poll::Ready(Ok(())) = self.poll_drain(cx)
-            && self.outgoing.say(&mut self.keys.seal, Content::Alert, &[2, alert]).is_ok()
+            && self.outgoing.close(&mut self.keys.seal, &[2, alert]).is_ok()
         {
             let _unsent = self.poll_send(cx);
         }
@@ -222,17 +147,30 @@ impl AsyncRead for TlsStream {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
+        // Whoever has no room must not make room for more: data may stand there.
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         loop {
-            let delivered = this.deliver(buf);
-            if this.update_due && this.poll_drain(cx)?.is_pending() {
+            let failed = match this.receiver.deliver(buf, &mut *this.keys.next) {
+                Ok(asked) => {
+                    this.update_due |= asked;
+                    None
+                }
+                Err(bad) => {
+                    this.say_alert(cx, bad.alert());
+                    Some(io::Error::new(io::ErrorKind::InvalidData, bad))
+                }
+            };
+            if this.update_due && !this.failed && this.poll_drain(cx)?.is_pending() {
                 // The next write sends it.
             }
-            if let Err(error) = delivered {
-                this.say_alert(cx);
-                return Poll::Ready(Err(error));
-            }
-            if buf.filled().len() > before || this.end == End::Finished {
+            // What came before the failure is good; whoever reads again is told.
+            if buf.filled().len() > before || this.receiver.is_finished() {
                 return Poll::Ready(Ok(()));
+            }
+            if let Some(error) = failed {
+                return Poll::Ready(Err(error));
             }
             if !ready!(this.poll_receive(cx))? {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
@@ -256,6 +194,9 @@ impl AsyncWrite for TlsStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if this.outgoing.is_closed() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         if this.outgoing.is_full() {
             ready!(this.poll_drain(cx))?;
         }

@@ -37,6 +37,8 @@ pub(super) enum Content {
 pub(super) enum BadRecord {
     #[error("a TLS record of this type is not expected now")]
     Unexpected,
+    #[error("a TLS message has a value that is none of its kind")]
+    Illegal,
     #[error("a TLS record is too long")]
     TooLong,
     #[error("a TLS record was changed on its way")]
@@ -78,6 +80,7 @@ impl BadRecord {
             Self::Unexpected => Some(10),
             Self::NotAuthentic => Some(20),
             Self::TooLong => Some(22),
+            Self::Illegal => Some(47),
             Self::Alerted => None,
         }
     }
@@ -114,6 +117,13 @@ impl Key {
         content: Content,
         record: &mut [u8],
     ) -> Result<(), rustls::Error> {
+        let at = record.len().checked_sub(TRAILER).ok_or_else(unusable)?;
+        *record.get_mut(at).ok_or_else(unusable)? = content.byte();
+        self.seal_inner(record)
+    }
+
+    /// Seals a record whose inner plaintext stands there whole: content, type, padding.
+    pub(super) fn seal_inner(&mut self, record: &mut [u8]) -> Result<(), rustls::Error> {
         let (header, inner) = record.split_at_mut_checked(HEADER).ok_or_else(unusable)?;
         let length = u16::try_from(inner.len()).map_err(|_too_long| unusable())?;
         // Always the type of data and version 1.2 (RFC 8446, section 5.2).
@@ -122,7 +132,6 @@ impl Key {
         header.copy_from_slice(&aad);
         let at = inner.len().checked_sub(TAG).ok_or_else(unusable)?;
         let (inner, tag) = inner.split_at_mut(at);
-        *inner.last_mut().ok_or_else(unusable)? = content.byte();
         let sealed = self.aead.seal_in_place_separate_tag(self.nonce(), Aad::from(aad), inner);
         tag.copy_from_slice(sealed.map_err(|_refused| unusable())?.as_ref());
         self.next += 1;
@@ -137,12 +146,13 @@ impl Key {
         let opened = self.aead.open_in_place(self.nonce(), Aad::from(aad), inner);
         let opened = opened.map_err(|_refused| BadRecord::NotAuthentic)?;
         self.next += 1;
-        // Padding is zeroes behind the content's type (RFC 8446, section 5.4).
-        let at = opened.iter().rposition(|byte| *byte != 0).ok_or(BadRecord::Unexpected)?;
-        let content = opened.get(at).copied().and_then(Content::of);
-        if at > PLAINTEXT {
+        // With its type and its padding (RFC 8446, section 5.4).
+        if opened.len() > PLAINTEXT + 1 {
             return Err(BadRecord::TooLong);
         }
+        // Padding is zeroes behind the type.
+        let at = opened.iter().rposition(|byte| *byte != 0).ok_or(BadRecord::Unexpected)?;
+        let content = opened.get(at).copied().and_then(Content::of);
         Ok((content.ok_or(BadRecord::Unexpected)?, at))
     }
 

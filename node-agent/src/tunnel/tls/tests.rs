@@ -1,6 +1,7 @@
 //! Two streams over loopback, each attached on the test's runtime after its handshake.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -76,13 +77,13 @@ async fn goes_on_with_another_key_when_one_is_worn_or_the_other_end_asks() {
     server.write_all(b"mine too").await.unwrap();
     server.flush().await.unwrap();
     client.read_exact(&mut [0; 8]).await.unwrap();
-    assert_eq!(client.idle_messages, 0, "the data came after the update");
+    assert_eq!(client.receiver.idle(), 0, "the data came after the update");
 }
 
 #[tokio::test]
 async fn endless_updates_of_the_key_are_refused() {
     let (mut client, mut server) = pair().await;
-    for _ in 0..=IDLE_MESSAGES {
+    for _ in 0..=receiver::IDLE_RECORDS {
         client.update_due = true;
         client.flush().await.unwrap();
     }
@@ -177,6 +178,44 @@ async fn garbage_instead_of_a_handshake_is_an_error_and_answered_with_an_alert()
 }
 
 #[tokio::test]
+async fn a_reader_without_room_loses_nothing() {
+    let (mut client, mut server) = pair().await;
+    client.write_all(b"hello").await.unwrap();
+    client.flush().await.unwrap();
+    server.read_exact(&mut [0; 2]).await.unwrap();
+    let none =
+        std::future::poll_fn(|cx| Pin::new(&mut server).poll_read(cx, &mut ReadBuf::new(&mut [])));
+    tokio::time::timeout(Duration::from_secs(5), none).await.unwrap().unwrap();
+    let mut rest = [0; 3];
+    server.read_exact(&mut rest).await.unwrap();
+    assert_eq!(&rest, b"llo");
+}
+
+#[tokio::test]
+async fn what_came_before_a_bad_record_is_handed_out_and_nothing_after_it() {
+    let (mut client, mut server) = pair().await;
+    client.write_all(b"good").await.unwrap();
+    client.flush().await.unwrap();
+    client.outgoing.say(&mut client.keys.seal, Content::Alert, &[2, 80]).unwrap();
+    client.write_all(b"and more").await.unwrap();
+    client.flush().await.unwrap();
+    let mut got = Vec::new();
+    let error = server.read_to_end(&mut got).await.unwrap_err();
+    assert_eq!((error.kind(), &got[..]), (io::ErrorKind::InvalidData, &b"good"[..]));
+    let again = server.read(&mut [0; 8]).await.unwrap_err();
+    assert_eq!(again.kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_after_close_notify() {
+    let (mut client, mut server) = pair().await;
+    client.shutdown().await.unwrap();
+    let error = client.write(b"late").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn an_idle_stream_holds_no_buffer() {
     let (mut client, mut server) = pair().await;
     for _ in 0..3 {
@@ -191,7 +230,7 @@ async fn an_idle_stream_holds_no_buffer() {
         Poll::Ready(Pin::new(&mut server).poll_read(cx, &mut ReadBuf::new(&mut byte)))
     });
     assert!(next.await.is_pending());
-    assert!(!server.incoming.holds_a_buffer());
+    assert!(!server.receiver.holds_a_buffer());
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, data: Arc<[u8]>) -> Vec<u8> {
