@@ -67,8 +67,8 @@ fn a_link_that_goes_down_is_noticed_by_ping_and_one_that_comes_back_works_again(
     let took = cut.elapsed();
 
     assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));
-    // pingInterval and pingTimeout, and a second for a busy machine.
-    assert!(took <= Duration::from_secs(3), "{took:?}");
+    // pingInterval and pingTimeout are 2 s together; without them the kernel would try for minutes.
+    assert!(took <= Duration::from_secs(15), "{took:?}");
     let agent = scene.cluster.agent(Node::A);
     let ended = |why: &'static str| {
         agent.wait_flow(why, move |flow| flow.to_port(8080) && flow.end.as_deref() == Some(why))

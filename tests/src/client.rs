@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use aws_lc_rs::digest::{Context, Digest, SHA256};
 use socket2::Socket;
 
 /// Sends `payload`, finishes, and reads the answer to its end.
@@ -66,26 +67,29 @@ impl Pattern {
 
 const CHUNK: usize = 64 * 1024;
 
-/// Sends `chunks` times 64 KiB of a pattern.
+/// Sends `chunks` times 64 KiB of a pattern, and says what their SHA-256 is.
 ///
 /// # Errors
 /// The socket's.
-pub fn send_pattern(stream: &mut TcpStream, seed: u64, chunks: usize) -> Result<()> {
-    let mut pattern = Pattern::new(seed);
+pub fn send_pattern(stream: &mut TcpStream, seed: u64, chunks: usize) -> Result<Digest> {
+    let (mut pattern, mut sum) = (Pattern::new(seed), Context::new(&SHA256));
     let mut buffer = vec![0; CHUNK];
     for _ in 0..chunks {
         pattern.fill(&mut buffer);
+        sum.update(&buffer);
         stream.write_all(&buffer).context("cannot send")?;
     }
-    stream.shutdown(Shutdown::Write).context("cannot finish")
+    stream.shutdown(Shutdown::Write).context("cannot finish")?;
+    Ok(sum.finish())
 }
 
-/// Receives `chunks` times 64 KiB of a pattern and the end of the stream, and checks each byte.
+/// Receives `chunks` times 64 KiB of a pattern and the end of the stream, checks each byte, so that the
+/// first wrong one is told, and says what the SHA-256 of what came is.
 ///
 /// # Errors
 /// The socket's, or what came differs.
-pub fn receive_pattern(stream: &mut TcpStream, seed: u64, chunks: usize) -> Result<()> {
-    let mut pattern = Pattern::new(seed);
+pub fn receive_pattern(stream: &mut TcpStream, seed: u64, chunks: usize) -> Result<Digest> {
+    let (mut pattern, mut sum) = (Pattern::new(seed), Context::new(&SHA256));
     let mut expected = vec![0; CHUNK];
     let mut buffer = vec![0; CHUNK];
     for chunk in 0..chunks {
@@ -93,9 +97,10 @@ pub fn receive_pattern(stream: &mut TcpStream, seed: u64, chunks: usize) -> Resu
         stream
             .read_exact(&mut buffer)
             .with_context(|| format!("cannot receive chunk {chunk} of {chunks}"))?;
+        sum.update(&buffer);
         ensure!(buffer == expected, "chunk {chunk} of {chunks} differs");
     }
     let more = stream.read(&mut buffer).context("cannot see the end")?;
     ensure!(more == 0, "{more} bytes more than were sent");
-    Ok(())
+    Ok(sum.finish())
 }
