@@ -2,8 +2,6 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -11,8 +9,8 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use socket2::{Domain, Socket, Type};
 
-use super::echo::{Service, serve};
-use super::{Figure, Latencies, Load, MESSAGE, Outcome, Run, WARM_UP, listen, pin};
+use super::echo::{Service, against_echo};
+use super::{Figure, Latencies, Load, MESSAGE, Outcome, Run, WARM_UP};
 
 /// How long nothing may happen.
 const STALLED: u16 = 10_000;
@@ -35,25 +33,8 @@ struct Connection {
 impl Load for Connections {
     /// Any error of any connection is an error of the run.
     fn run(&self, run: &Run<'_>) -> Result<Outcome> {
-        let (listener, to) = listen(run.path.server)?;
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let server = scope.spawn(|| {
-                run.path.server.run(|| {
-                    pin(run.cpu)?;
-                    serve(&listener, Service::EchoOnce, &stop).context("echo server")
-                })
-            });
-            let outcome = run.path.client.run(|| {
-                pin(run.cpu)?;
-                self.connect(run, to).context("client of short connections")
-            });
-            stop.store(true, Ordering::Relaxed);
-            match server.join() {
-                Ok(ended) => ended??,
-                Err(panicked) => std::panic::resume_unwind(panicked),
-            }
-            outcome?
+        against_echo(run, Service::EchoOnce, |to| {
+            self.connect(run, to).context("client of short connections")
         })
     }
 }

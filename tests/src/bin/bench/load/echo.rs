@@ -1,12 +1,14 @@
 //! The server of small messages: one thread that waits with epoll.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use anyhow::{Context as _, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use super::{GLANCE, MESSAGE};
+use super::{GLANCE, MESSAGE, Outcome, Run, listen, pin};
 
 /// The number of the listener among what epoll tells of.
 const LISTENER: u64 = u64::MAX;
@@ -25,6 +27,34 @@ pub(super) enum Service {
 struct Connection {
     stream: TcpStream,
     received: usize,
+}
+
+/// Runs a client in its pod against a server in the other, until the client has its outcome.
+pub(super) fn against_echo(
+    run: &Run<'_>,
+    service: Service,
+    client: impl FnOnce(SocketAddr) -> Result<Outcome> + Send,
+) -> Result<Outcome> {
+    let (listener, to) = listen(run.path.server)?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            run.path.server.run(|| {
+                pin(run.cpu)?;
+                serve(&listener, service, &stop).context("echo server")
+            })
+        });
+        let outcome = run.path.client.run(|| {
+            pin(run.cpu)?;
+            client(to)
+        });
+        stop.store(true, Ordering::Relaxed);
+        match server.join() {
+            Ok(ended) => ended??,
+            Err(panicked) => std::panic::resume_unwind(panicked),
+        }
+        outcome?
+    })
 }
 
 /// Serves until `stop`.

@@ -2,15 +2,14 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use super::echo::{Service, serve};
-use super::{Bulk, Figure, Latencies, Load, MESSAGE, Outcome, Run, WARM_UP, listen, pin};
+use super::echo::{Service, against_echo};
+use super::{Bulk, Figure, Latencies, Load, MESSAGE, Outcome, Run, WARM_UP};
 
 /// Connections with requests.
 #[derive(Debug, Clone, Copy)]
@@ -44,26 +43,7 @@ impl Load for Requests {
 
 impl Requests {
     fn requests(&self, run: &Run<'_>) -> Result<Outcome> {
-        let (listener, to) = listen(run.path.server)?;
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let server = scope.spawn(|| {
-                run.path.server.run(|| {
-                    pin(run.cpu)?;
-                    serve(&listener, Service::Echo, &stop).context("echo server")
-                })
-            });
-            let outcome = run.path.client.run(|| {
-                pin(run.cpu)?;
-                self.ask(run, to).context("client of requests")
-            });
-            stop.store(true, Ordering::Relaxed);
-            match server.join() {
-                Ok(ended) => ended??,
-                Err(panicked) => std::panic::resume_unwind(panicked),
-            }
-            outcome?
-        })
+        against_echo(run, Service::Echo, |to| self.ask(run, to).context("client of requests"))
     }
 
     fn ask(&self, run: &Run<'_>, to: SocketAddr) -> Result<Outcome> {
