@@ -1,8 +1,11 @@
 //! The certificates of an agent: who gets one, and what happens while the CA is away.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use adit_e2e::agent::Setup;
+use adit_e2e::view::Tunnel;
 use adit_e2e::wait::{SOON, wait_for, wait_until};
 use adit_e2e::{Node, client, server};
 
@@ -65,6 +68,78 @@ fn certificates_are_renewed_before_they_expire_without_a_cut() {
 
     assert_eq!(client::exchange(open, b"not cut").unwrap(), b"not cut");
     client.run(|| client::echo(server.at4(8080), b"and after")).unwrap().unwrap();
+}
+
+#[test]
+fn a_flow_lives_on_in_a_drained_tunnel_and_new_ones_use_one_with_new_certificates() {
+    let setup = Setup { lifetime: "6s".to_owned(), ..Setup::default() };
+    let Some(scene) = Scene::own_with(&setup, "drained") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let _echo = server.serve(8080, server::echo).unwrap();
+    let mut open = client.connect(server.at4(8080)).unwrap();
+    let agents = scene.cluster.agents();
+    let shows = |condition: &dyn Fn(&Tunnel) -> bool| {
+        let tunnels = agents.iter().map(|agent| agent.tunnels().unwrap_or_default());
+        tunnels.into_iter().all(|tunnels| tunnels.iter().any(condition))
+    };
+    let drained = |tunnel: &Tunnel| !tunnel.accepting && tunnel.streams == 1;
+
+    let serial = || -> Option<String> {
+        let certs = agents[0].certs().unwrap();
+        certs.into_iter().find(|cert| cert.identity == client.identity())?.serial
+    };
+
+    // Twice, so that the flow is older than two certificates.
+    for what in ["a tunnel beside the drained one", "another one"] {
+        beat(&mut open);
+        let before = serial();
+        wait_until(what, Duration::from_secs(30), || {
+            client.run(|| client::echo(server.at4(8080), b"new")).unwrap().unwrap();
+            let serves = shows(&|tunnel: &Tunnel| tunnel.accepting && tunnel.streams_total > 0);
+            serves && shows(&drained) && serial() != before
+        })
+        .unwrap();
+    }
+
+    assert_eq!(client::exchange(open, b"not cut").unwrap(), b"not cut");
+    let flow = scene.inbound(&client, &server, 8080);
+    assert_eq!(flow.end.as_deref(), Some("finished"));
+    wait_until("the drained tunnel to close", SOON, || {
+        agents.iter().all(|agent| !agent.tunnels().unwrap().iter().any(drained))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_flow_that_outlives_its_tunnels_certificates_by_the_grace_is_reset_and_says_why() {
+    let more = "tunnel: { expiredGrace: 1s }\n".to_owned();
+    let setup = Setup { lifetime: "4s".to_owned(), more, ..Setup::default() };
+    let Some(scene) = Scene::own_with(&setup, "outlived") else {
+        return;
+    };
+    let (client, server) = scene.pair();
+    let _echo = server.serve(8080, server::echo).unwrap();
+    let mut open = client.connect(server.at4(8080)).unwrap();
+    beat(&mut open);
+
+    open.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let end = open.read(&mut [0; 1]).map_err(|error| error.kind());
+
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+    let ends = [scene.outbound(&client, &server, 8080), scene.inbound(&client, &server, 8080)]
+        .map(|flow| flow.end.unwrap());
+    // Both agents keep the time by themselves: the later one may see the earlier one's reset.
+    assert!(ends.iter().any(|end| end == "tunnel_certificate_expired"), "{ends:?}");
+    client.run(|| client::echo(server.at4(8080), b"and on")).unwrap().unwrap();
+}
+
+/// It lives.
+#[track_caller]
+fn beat(stream: &mut TcpStream) {
+    stream.write_all(b"!").unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
 }
 
 #[test]

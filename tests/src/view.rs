@@ -129,8 +129,12 @@ pub struct Tunnel {
     pub local_identity: String,
     /// The identity that the other end proved.
     pub peer_identity: String,
+    /// Streams open now.
+    pub streams: u32,
     /// Streams opened since it was made.
     pub streams_total: u64,
+    /// Whether it takes new streams.
+    pub accepting: bool,
 }
 
 /// A policy.

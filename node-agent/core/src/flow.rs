@@ -11,6 +11,7 @@ use crate::hbone::Malformed;
 use crate::identity::SpiffeId;
 use crate::policy::{Denied, Grounds};
 use crate::route::Refused;
+use crate::term::Outlived;
 use crate::workload::{ObjectName, Workload};
 
 /// A flow's number, unique on its node while the agent runs.
@@ -123,6 +124,8 @@ pub enum CloseReason {
     Tls(TlsFailure),
     /// The tunnel broke or answered no PING while the flow was open.
     TunnelLost,
+    /// The tunnel was opened with a certificate that no longer proves who is at its end.
+    TunnelOutlived(Outlived),
     /// The agent has no valid certificate for the pod's identity.
     NoCertificate(NoCertificate),
     /// The pod was deleted or withdrawn from the mesh before the flow could be decided.
@@ -287,6 +290,7 @@ impl CloseReason {
             Self::MemoryLimit => "memory_limit",
             Self::Malformed(why) => why.as_label(),
             Self::TunnelLost => "tunnel_lost",
+            Self::TunnelOutlived(what) => what.as_label(),
             Self::NoCertificate(why) => match why {
                 NoCertificate::Awaited => "no_certificate_awaited",
                 NoCertificate::Expired => "no_certificate_expired",

@@ -21,5 +21,6 @@ pub mod pool;
 pub mod recheck;
 pub mod rotation;
 pub mod route;
+pub mod term;
 pub mod workload;
 pub mod world;

@@ -14,11 +14,12 @@ use crate::cli::{AFTER_HELP, Cli};
 const PAGE: &str = include_str!("../../../docs/cli.md");
 
 /// What gives a flow its reasons: the labels of core.
-const REASONS: [&str; 4] = [
+const REASONS: [&str; 5] = [
     include_str!("../../core/src/flow.rs"),
     include_str!("../../core/src/policy/verdict.rs"),
     include_str!("../../core/src/hbone.rs"),
     include_str!("../../core/src/route/mod.rs"),
+    include_str!("../../core/src/term.rs"),
 ];
 
 #[test]

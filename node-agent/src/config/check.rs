@@ -210,15 +210,24 @@ fn workers(
 
 fn tunnel(raw: &RawTunnel, problems: &mut Problems) -> tunnel::Settings {
     let defaults = tunnel::Settings::default();
-    let limits = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
+    let day = Duration::from_secs(24 * 3600);
+    let limits = (Duration::from_millis(100), day);
     let RawTunnel {
         idle_timeout,
         ping_interval,
         ping_timeout,
         connect_timeout,
         max_streams,
+        expired_grace,
         unread_limit,
     } = raw;
+    let grace = time(
+        "tunnel.expiredGrace",
+        expired_grace.as_ref(),
+        defaults.expired_grace,
+        (Duration::ZERO, 366 * day),
+        problems,
+    );
     let mut time = |key: &str, text: &Option<String>, default| {
         time(key, text.as_ref(), default, limits, problems)
     };
@@ -228,6 +237,7 @@ fn tunnel(raw: &RawTunnel, problems: &mut Problems) -> tunnel::Settings {
         ping_timeout: time("tunnel.pingTimeout", ping_timeout, defaults.ping_timeout),
         connect_timeout: time("tunnel.connectTimeout", connect_timeout, defaults.connect_timeout),
         max_streams: max_streams.unwrap_or(defaults.max_streams),
+        expired_grace: grace,
         unread_limit: unread_limit.map_or(defaults.unread_limit, |limit| limit << 20),
     };
     if let Some(limit) = unread_limit

@@ -66,6 +66,7 @@ pub(super) struct RawTunnel {
     pub(super) ping_timeout: Option<String>,
     pub(super) connect_timeout: Option<String>,
     pub(super) max_streams: Option<u32>,
+    pub(super) expired_grace: Option<String>,
     #[serde(rename = "unreadLimitMiB")]
     pub(super) unread_limit: Option<usize>,
 }

@@ -46,7 +46,7 @@ identity:
   ca: { address: "https://10.0.0.1:15012", root: /r.pem, token: /t, serverName: adit-ca }
 datapath: { pins: /sys/fs/bpf/b, cgroup: /sys/fs/cgroup/b }
 workers: 3
-tunnel: { idleTimeout: 6m, pingInterval: 5s, pingTimeout: 2s, connectTimeout: 250ms, maxStreams: 7, unreadLimitMiB: 32 }
+tunnel: { idleTimeout: 6m, pingInterval: 5s, pingTimeout: 2s, connectTimeout: 250ms, maxStreams: 7, expiredGrace: 0s, unreadLimitMiB: 32 }
 plaintext: { keepaliveTime: 2m, keepaliveInterval: 3s }
 admin: { socket: /run/b.sock }
 metrics: { address: "127.0.0.1:1" }
@@ -72,6 +72,7 @@ drain: { deadline: 0s }
         ping_timeout: seconds(2),
         connect_timeout: Duration::from_millis(250),
         max_streams: 7,
+        expired_grace: Duration::ZERO,
         unread_limit: 32 << 20,
     };
     assert_eq!(config.tunnel, tunnel);
@@ -142,7 +143,7 @@ discovery: { manifests: { directory: manifests } }
 identity: { ca: { file: /a, token: /t } }
 datapath: { pins: pins, cgroup: none }
 workers: 0
-tunnel: { idleTimeout: 5x, pingInterval: 1ms, maxStreams: 0, unreadLimitMiB: 1 }
+tunnel: { idleTimeout: 5x, pingInterval: 1ms, maxStreams: 0, expiredGrace: 2y, unreadLimitMiB: 1 }
 plaintext: { keepaliveTime: 1ms }
 admin: { socket: adit.sock }
 metrics: { address: "127.0.0.1:1" }
@@ -152,7 +153,7 @@ colour: blue
 "#;
     assert_eq!(
         told(text),
-        r#"17 errors
+        r#"18 errors
   colour: there is no such key
   node: "Node_A" is not a node name: give the name that pods have in spec.nodeName, of [a-z0-9.-]
   cluster: "a b" is not of [A-Za-z0-9._-]{1,63}
@@ -162,6 +163,7 @@ colour: blue
   datapath.cgroup: "none" is not auto or an absolute path
   datapath.pins: "pins" is not an absolute path
   workers: 0 is not 1 to 16
+  tunnel.expiredGrace: "2y" is not a duration: give a number and a unit, such as 250ms, 10s, 5m or 24h
   tunnel.idleTimeout: "5x" is not a duration: give a number and a unit, such as 250ms, 10s, 5m or 24h
   tunnel.pingInterval: "1ms" is not within 100ms and 24h
   tunnel.unreadLimitMiB: 1 is not 16 to 1048576

@@ -7,6 +7,7 @@
 mod answer;
 mod client;
 mod clock;
+mod proof;
 mod settings;
 mod source;
 mod store;
@@ -23,6 +24,7 @@ use std::fmt::Write as _;
 pub use answer::BadAnswer;
 pub use client::CaClient;
 pub use clock::Clock;
+pub use proof::{Proof, Role};
 pub use settings::{CaSettings, RawCa, RawSettings, RemoteCa, Settings, SettingsError};
 pub use source::{Configured, LocalCa, Source, SourceError};
 pub use store::{CertificateStatus, Certificates, LastError, Rotating, Stopped};

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use adit_core::flow::TlsInfo;
+use adit_core::flow::{CloseReason, TlsFailure};
 use adit_core::hbone::{self, Malformed};
-use adit_core::identity::SpiffeId;
+use adit_core::term::{Outlived, Standing};
 use adit_core::workload::ObjectName;
 use tokio::net::TcpStream;
 
@@ -32,8 +33,8 @@ pub(crate) struct Arrived {
     pub(crate) pod: Arc<EnrolledPod>,
     /// Where it comes from. In a tunnel the port is 0: the source's own is not known here.
     pub(crate) source: SocketAddr,
-    /// What TLS proved, for a stream in a tunnel.
-    pub(crate) proved: Option<(SpiffeId, TlsInfo)>,
+    /// The tunnel, for a stream in one.
+    pub(crate) tunnel: Option<Rc<Ends>>,
     /// Where the source wants to connect to.
     pub(crate) dialled: SocketAddr,
     /// The service that the source says it dialled.
@@ -44,12 +45,13 @@ pub(crate) struct Arrived {
 pub(crate) enum Requested {
     /// For a stream.
     Stream(Arrived),
-    /// For something that is no stream: it arrived at the pod's tunnel port and goes nowhere.
-    Malformed {
+    /// For what goes nowhere: no stream, which arrived at the pod's tunnel port, or one in a tunnel
+    /// that has outlived what proved its ends.
+    Refused {
         /// Whence, and to which pod.
         arrived: Arrived,
         /// What is wrong with it.
-        why: Malformed,
+        reason: CloseReason,
     },
 }
 
@@ -84,13 +86,17 @@ impl Arrived {
             return Err(refuse(tcp));
         }
         tcp.set_nodelay(true)?;
-        Ok(Self { pod, source, proved: None, dialled, claimed_service: None })
+        Ok(Self { pod, source, tunnel: None, dialled, claimed_service: None })
     }
 }
 
 impl Requested {
-    /// Reads a request that came through a tunnel to `pod`.
-    pub(crate) fn read(pod: &Arc<EnrolledPod>, ends: &Ends, request: &Incoming) -> Self {
+    /// Reads a request that came through a tunnel to `pod` that stands so.
+    pub(crate) fn read(
+        pod: &Arc<EnrolledPod>,
+        (ends, standing): (&Rc<Ends>, Standing),
+        request: &Incoming,
+    ) -> Self {
         let authority = request.authority.as_deref().ok_or(Malformed::Method);
         let dialled = authority.and_then(hbone::parse_authority);
         // The tunnel's own address: a header could claim any.
@@ -98,14 +104,21 @@ impl Requested {
         let arrived = Arrived {
             pod: Arc::clone(pod),
             source,
-            proved: Some((ends.peer.clone(), ends.tls)),
+            tunnel: Some(Rc::clone(ends)),
             dialled: dialled.unwrap_or_else(|_malformed| tunnel_port(pod, source.ip())),
             claimed_service: request.forwarded.as_deref().and_then(hbone::parse_forwarded_host),
         };
-        match dialled {
-            Ok(_) => Self::Stream(arrived),
-            Err(why) => Self::Malformed { arrived, why },
-        }
+        let reason = match (dialled, standing) {
+            (Err(why), _) => CloseReason::Malformed(why),
+            (Ok(_), Standing::Serves | Standing::Drains) => return Self::Stream(arrived),
+            (Ok(_), Standing::Expired | Standing::Ended(Outlived::Certificate)) => {
+                CloseReason::Tls(TlsFailure::Expired)
+            }
+            (Ok(_), Standing::Ended(Outlived::Trust)) => {
+                CloseReason::Tls(TlsFailure::UntrustedIssuer)
+            }
+        };
+        Self::Refused { arrived, reason }
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn inbound(
     let destination = destination.ok_or(CloseReason::Denied(Denied::UnknownPod))?;
     let context = FlowContext {
         source_address: arrived.source.ip(),
-        source_identity: arrived.proved.as_ref().map(|(identity, _)| identity.clone()),
+        source_identity: arrived.tunnel.as_ref().map(|tunnel| tunnel.peer.clone()),
         destination: Arc::clone(destination),
         destination_address: arrived.dialled,
     };

@@ -43,6 +43,8 @@ struct Live {
     started: Instant,
     /// What an inbound flow was decided on.
     context: RefCell<Option<Box<FlowContext>>>,
+    /// The tunnel that it is in.
+    tunnel: RefCell<Option<Rc<Ends>>>,
     ended: Cell<Option<CloseReason>>,
     ending: Notify,
 }
@@ -76,7 +78,7 @@ impl Flows {
     /// Registers a connection or stream to a pod.
     pub(crate) fn register_inbound(self: &Rc<Self>, world: &World, arrived: &Arrived) -> Flow {
         let known = world.workload_at(arrived.source.ip());
-        let identity = arrived.proved.as_ref().map(|(identity, _)| identity.clone());
+        let identity = arrived.tunnel.as_ref().map(|tunnel| tunnel.peer.clone());
         let workload = known.filter(|pod| identity.as_ref().is_none_or(|id| *id == pod.identity));
         let source = Party {
             address: arrived.source,
@@ -87,7 +89,8 @@ impl Flows {
         let flow = self.register(&arrived.pod, Direction::Inbound, source, destination);
         {
             let mut record = flow.live.record.borrow_mut();
-            record.tls = arrived.proved.as_ref().map(|(_, tls)| *tls);
+            record.tls = arrived.tunnel.as_ref().map(|tunnel| tunnel.tls);
+            flow.live.tunnel.borrow_mut().clone_from(&arrived.tunnel);
             record.protocol = if identity.is_some() {
                 Protocol::Hbone
             } else {
@@ -135,6 +138,7 @@ impl Flows {
             received: Cell::new(0),
             started: Instant::now(),
             context: RefCell::new(None),
+            tunnel: RefCell::new(None),
             ended: Cell::new(None),
             ending: Notify::new(),
         });
@@ -157,6 +161,14 @@ impl Flows {
         for live in self.live.borrow().values().filter(|live| live.pod == *uid) {
             live.end(reason);
         }
+    }
+
+    /// Ends all flows in a tunnel.
+    pub(crate) fn end_tunnel(&self, ends: &Rc<Ends>, reason: CloseReason) {
+        let of = |live: &&Rc<Live>| {
+            live.tunnel.borrow().as_ref().is_some_and(|tunnel| Rc::ptr_eq(tunnel, ends))
+        };
+        self.live.borrow().values().filter(of).for_each(|live| live.end(reason));
     }
 
     /// Ends all flows and says how many those are.
@@ -254,7 +266,8 @@ impl Flow {
     }
 
     /// Notes the tunnel of an outbound flow.
-    pub(super) fn tunnelled(&self, ends: &Ends) {
+    pub(super) fn tunnelled(&self, ends: &Rc<Ends>) {
+        *self.live.tunnel.borrow_mut() = Some(Rc::clone(ends));
         self.live.record.borrow_mut().tls = Some(ends.tls);
         self.announce();
     }
@@ -354,7 +367,7 @@ pub(crate) fn refused_tunnel(
     let arrived = Arrived {
         pod: Arc::clone(pod),
         source,
-        proved: None,
+        tunnel: None,
         dialled: tunnel_port(pod, source.ip()),
         claimed_service: None,
     };

@@ -112,10 +112,10 @@ pub(crate) async fn inbound_tunnelled(stages: Rc<Stages>, requested: Requested, 
     let mut responder = request.responder;
     let arrived = match requested {
         Requested::Stream(arrived) => arrived,
-        Requested::Malformed { arrived, why } => {
-            responder.reject(StatusCode::BAD_REQUEST);
+        Requested::Refused { arrived, reason } => {
+            responder.reject(status(reason));
             let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
-            return flow.finish(CloseReason::Malformed(why));
+            return flow.finish(reason);
         }
     };
     let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
@@ -172,6 +172,7 @@ const fn status(reason: CloseReason) -> StatusCode {
         | CloseReason::DestinationSilent
         | CloseReason::MemoryLimit
         | CloseReason::TunnelLost
+        | CloseReason::TunnelOutlived(_)
         | CloseReason::NoCertificate(_)
         | CloseReason::PodGone
         | CloseReason::Drained

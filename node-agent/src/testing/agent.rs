@@ -32,6 +32,25 @@ pub struct TestCa {
     directory: PathBuf,
 }
 
+/// What a test may want otherwise.
+#[derive(Debug, Clone)]
+pub struct TestSettings {
+    /// How long certificates live.
+    pub lifetime: Duration,
+    /// How tunnels live.
+    pub tunnel: tunnel::Settings,
+}
+
+impl Default for TestSettings {
+    fn default() -> Self {
+        let tunnel = tunnel::Settings {
+            connect_timeout: Duration::from_secs(3),
+            ..tunnel::Settings::default()
+        };
+        Self { lifetime: Duration::from_secs(24 * 3600), tunnel }
+    }
+}
+
 /// The agent. Its threads end with it.
 pub struct TestAgent {
     /// The kernel's side.
@@ -62,6 +81,19 @@ impl TestCa {
         pki::init(&directory, &domain, SystemTime::now()).expect("a certificate authority");
         Self { directory }
     }
+
+    /// Puts a new root in the place of the old one, which is trusted by nothing that is issued from
+    /// now on.
+    ///
+    /// # Panics
+    /// If the temporary directory takes no files.
+    pub fn replace_root(&self) {
+        let old = self.directory.with_extension("old");
+        std::fs::rename(&self.directory, &old).expect("the directory to be movable");
+        let domain = TrustDomain::parse("cluster.local").expect("a trust domain");
+        pki::init(&self.directory, &domain, SystemTime::now()).expect("a certificate authority");
+        std::fs::remove_dir_all(old).expect("the old directory to go");
+    }
 }
 
 impl Default for TestCa {
@@ -84,41 +116,34 @@ impl TestAgent {
     /// If a thread cannot be made.
     #[must_use]
     pub fn start(network: &FakeNetwork, node: &str, ca: &TestCa) -> Self {
-        Self::start_with_streams(network, node, ca, tunnel::Settings::default().max_streams)
+        Self::start_with(network, node, ca, TestSettings::default())
     }
 
-    /// Such an agent, whose tunnels take so many streams at a time.
+    /// Such an agent with other settings.
     ///
     /// # Panics
     /// If a thread cannot be made.
     #[must_use]
-    pub fn start_with_streams(
+    pub fn start_with(
         network: &FakeNetwork,
         node: &str,
         ca: &TestCa,
-        max_streams: u32,
+        settings: TestSettings,
     ) -> Self {
+        let TestSettings { lifetime, tunnel } = settings;
         let (trigger, shutdown) = shutdown::channel();
         let (recorder, records) = observer::channel(1 << 16);
         let worlds = Worlds::new();
         worlds.mark_synced();
         let source = Configured::new(CaSettings::File(ca.directory.clone()), Clock::system());
-        let day = Duration::from_secs(24 * 3600);
-        let (certificates, rotating) = Certificates::new(source, day, Clock::system());
+        let (certificates, rotating) = Certificates::new(source, lifetime, Clock::system());
         tokio::spawn(rotating.run(shutdown.clone()));
-        let settings = tunnel::Settings {
-            connect_timeout: Duration::from_secs(3),
-            ping_interval: Duration::from_millis(500),
-            ping_timeout: Duration::from_millis(500),
-            max_streams,
-            ..tunnel::Settings::default()
-        };
         let context = worker::Context {
             worlds: worlds.clone(),
             certificates: certificates.clone(),
             recorder,
             control: runtime::Handle::current(),
-            tunnel: settings,
+            tunnel,
             flow: crate::proxy::Settings::default(),
             cluster: Arc::from("Kubernetes"),
         };

@@ -4,4 +4,4 @@ pub mod agent;
 pub mod cluster;
 pub mod fuzz;
 
-pub use agent::{TestAgent, TestCa};
+pub use agent::{TestAgent, TestCa, TestSettings};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use adit_core::flow::{CloseReason, TlsFailure};
 use adit_core::identity::SpiffeId;
+use adit_core::term::Standing;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
@@ -14,10 +15,11 @@ use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::h2::{Incoming, Served, serve};
+use super::term::Tenure;
 use super::tls::{Detached, HandshakeError, Session, Shaken};
 use super::{Budget, Ends, Settings};
 use crate::datapath::EnrolledPod;
-use crate::identity::{self, Certificates};
+use crate::identity::{self, Certificates, Role, Svid};
 
 /// Handshakes of peers that are under way at a time on one worker. A peer that opens connections and
 /// says nothing holds one place each until the time limit; dials need none.
@@ -29,7 +31,7 @@ pub(crate) struct Handshakes {
     runtime: runtime::Handle,
     certificates: Certificates,
     places: Arc<Semaphore>,
-    limit: Duration,
+    settings: Arc<Settings>,
 }
 
 /// A tunnel that a peer dialled, after its handshake, on its way to a worker.
@@ -38,23 +40,26 @@ pub(crate) struct AcceptedTunnel {
     pub(crate) pod: Arc<EnrolledPod>,
     /// Who is at its ends.
     pub(crate) ends: Ends,
+    pub(super) tenure: Tenure,
     pub(super) stream: Detached,
 }
 
 /// A tunnel that this node dialled, after its handshake.
 pub(super) struct DialledTunnel {
     pub(super) ends: Ends,
+    pub(super) tenure: Tenure,
     pub(super) stream: Detached,
 }
 
 impl Handshakes {
-    /// Handshakes on `runtime`, each within `limit`.
+    /// Handshakes on `runtime`, each within the time limit of connecting.
     pub(crate) fn new(
         runtime: runtime::Handle,
         certificates: Certificates,
-        limit: Duration,
+        settings: Settings,
     ) -> Self {
-        Self { runtime, certificates, places: Arc::new(Semaphore::new(AT_ONCE)), limit }
+        let (places, settings) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::new(settings));
+        Self { runtime, certificates, places, settings }
     }
 
     /// A place for a peer's handshake, if there is one.
@@ -72,10 +77,10 @@ impl Handshakes {
     ) -> Result<AcceptedTunnel, CloseReason> {
         let svid = self.certificates.usable(&pod.identity).map_err(CloseReason::NoCertificate)?;
         let session = UnbufferedServerConnection::new(svid.server_config()).map_err(failed)?;
-        let shaken = self.shake_hands(tcp, session, pod.identity.clone()).await;
+        let shaken = self.shake_hands(tcp, session, svid).await;
         drop(place);
-        let (ends, stream) = shaken?;
-        Ok(AcceptedTunnel { pod, ends, stream })
+        let (ends, tenure, stream) = shaken?;
+        Ok(AcceptedTunnel { pod, ends, tenure, stream })
     }
 
     /// Opens a tunnel as `pod`. Only `expected` is accepted at the other end.
@@ -91,22 +96,25 @@ impl Handshakes {
         let name = ServerName::IpAddress(address.ip().into());
         let config = svid.client_config(expected).map_err(failed)?;
         let session = UnbufferedClientConnection::new(config, name).map_err(failed)?;
-        let (ends, stream) = self.shake_hands(tcp, session, pod.identity.clone()).await?;
-        Ok(DialledTunnel { ends, stream })
+        let (ends, tenure, stream) = self.shake_hands(tcp, session, svid).await?;
+        Ok(DialledTunnel { ends, tenure, stream })
     }
 
     async fn shake_hands<S: Session>(
         &self,
         tcp: std::net::TcpStream,
         session: S,
-        local: SpiffeId,
-    ) -> Result<(Ends, Detached), CloseReason> {
+        own: Arc<Svid>,
+    ) -> Result<(Ends, Tenure, Detached), CloseReason> {
         let timed_out = CloseReason::Tls(TlsFailure::TimedOut);
-        let task = self.runtime.spawn(tokio::time::timeout(self.limit, async move {
+        let limit = self.settings.connect_timeout;
+        let of = (self.certificates.clone(), self.settings.expired_grace);
+        let task = self.runtime.spawn(tokio::time::timeout(limit, async move {
             let tcp = TcpStream::from_std(tcp).map_err(|error| lost(&error))?;
             let shaken = Shaken::shake(tcp, session).await.map_err(unshaken)?;
-            let ends = ends(&shaken, local)?;
-            Ok((ends, shaken.detach().map_err(unshaken)?))
+            let tenure = tenure(&shaken, (&of.0, of.1), &own)?;
+            let ends = ends(&shaken, &own, &tenure)?;
+            Ok((ends, tenure, shaken.detach().map_err(unshaken)?))
         }));
         match task.await {
             Ok(Ok(shaken)) => shaken,
@@ -135,28 +143,41 @@ fn failed(error: rustls::Error) -> CloseReason {
     CloseReason::Tls(identity::classify(&error))
 }
 
-fn ends<S: Session>(stream: &Shaken<S>, local: SpiffeId) -> Result<Ends, CloseReason> {
-    let state = stream.state();
-    let chain = state.peer_certificates().unwrap_or_default();
-    let peer = identity::peer_identity(chain).map_err(CloseReason::Tls)?;
-    let tls = identity::tls_info(state).ok_or(CloseReason::Tls(TlsFailure::Protocol))?;
+fn tenure<S: Session>(
+    stream: &Shaken<S>,
+    of: (&Certificates, Duration),
+    own: &Svid,
+) -> Result<Tenure, CloseReason> {
+    let chain = stream.state().peer_certificates().unwrap_or_default();
+    let role = if S::FACES_SERVER { Role::Server } else { Role::Client };
+    Tenure::begin(of, own, (chain, role)).map_err(CloseReason::Tls)
+}
+
+fn ends<S: Session>(stream: &Shaken<S>, own: &Svid, tenure: &Tenure) -> Result<Ends, CloseReason> {
+    let (local, peer) = (own.identity().clone(), tenure.peer().clone());
+    let tls = identity::tls_info(stream.state());
+    let tls = tls.ok_or(CloseReason::Tls(TlsFailure::Protocol))?;
     let peer_address =
         stream.peer_addr().map_err(|_gone| CloseReason::Tls(TlsFailure::Protocol))?;
     let peer_address = (peer_address.ip().to_canonical(), peer_address.port()).into();
     Ok(Ends { local, peer, peer_address, tls })
 }
 
-/// Serves a tunnel that was accepted, on this thread's runtime, until it ends.
+/// Serves a tunnel that was accepted, on this thread's runtime, until it ends; its standing is told
+/// to `stands`.
 pub(crate) async fn serve_accepted(
     tunnel: AcceptedTunnel,
     settings: (&Settings, &Budget),
     drain: watch::Receiver<bool>,
-    accept: impl FnMut(Incoming),
+    (accept, stands): (impl FnMut(Incoming), impl FnMut(Standing)),
 ) -> Served {
     match tunnel.stream.attach() {
         Ok(stream) => {
             let activity = stream.activity();
-            serve((stream, activity), settings, drain, accept).await
+            tokio::select! {
+                served = serve((stream, activity), settings, drain, accept) => served,
+                () = tunnel.tenure.keep(stands) => Served::Closed,
+            }
         }
         Err(error) => Served::Broken(error),
     }

@@ -10,6 +10,7 @@ mod buffer;
 mod h2;
 mod handshake;
 mod pool;
+mod term;
 mod tls;
 
 use std::future::Future;
@@ -28,6 +29,8 @@ pub(crate) use h2::serve;
 pub(crate) use h2::{Incoming, Reader, Served, Writer};
 pub(crate) use handshake::{AcceptedTunnel, Handshakes, serve_accepted};
 pub(crate) use pool::{OpenError, Place, Tunnels};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use tls::walk as walk_records;
 
 /// What can be set about tunnels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Streams in one tunnel at a time.
     pub max_streams: u32,
+    /// How long flows may go on in a tunnel whose certificates have expired.
+    pub expired_grace: Duration,
     /// What applications that are slow to read may make this process hold, in bytes.
     pub unread_limit: usize,
 }
@@ -54,6 +59,7 @@ impl Default for Settings {
             ping_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             max_streams: 100,
+            expired_grace: Duration::from_secs(24 * 3600),
             unread_limit: 256 << 20,
         }
     }

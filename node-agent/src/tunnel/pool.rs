@@ -12,6 +12,7 @@ use adit_core::flow::{CloseReason, ConnectFailure};
 use adit_core::hbone::TUNNEL_PORT;
 use adit_core::pool::{Closed, Command, Input, Key, Limits, Pool, TunnelId, WaiterId};
 use adit_core::route::Hop;
+use adit_core::term::Standing;
 use adit_core::workload::PodUid;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use super::activity::Activity;
 use super::h2::{self, Answer, Client, Reader, Writer};
 use super::handshake::{DialledTunnel, Handshakes};
+use super::term::Tenure;
 use super::{Budget, ConnectHead, Ends, Settings};
 use crate::datapath::{EnrolledPod, connect_failure};
 
@@ -30,6 +32,9 @@ const ATTEMPTS: u32 = 3;
 #[derive(Clone)]
 pub(crate) struct Tunnels(Rc<Inner>);
 
+/// Ends the flows of a tunnel.
+type Outlived = Box<dyn Fn(&Rc<Ends>, CloseReason)>;
+
 struct Inner {
     machine: RefCell<Pool>,
     open: RefCell<HashMap<TunnelId, Tunnel>>,
@@ -39,6 +44,7 @@ struct Inner {
     /// Tunnels whose task has not ended.
     driven: Cell<usize>,
     rearm: Notify,
+    outlived: Outlived,
     handshakes: Handshakes,
     settings: Settings,
     budget: Budget,
@@ -114,8 +120,13 @@ pub(crate) struct PooledTunnel {
 }
 
 impl Tunnels {
-    /// An empty pool. [`Tunnels::run`] must be spawned beside it.
-    pub(crate) fn new(handshakes: Handshakes, settings: Settings, budget: Budget) -> Self {
+    /// An empty pool. [`Tunnels::run`] must be spawned beside it. `outlived` ends the flows of a tunnel
+    /// whose term is over.
+    pub(crate) fn new(
+        handshakes: Handshakes,
+        (settings, budget): (Settings, Budget),
+        outlived: impl Fn(&Rc<Ends>, CloseReason) + 'static,
+    ) -> Self {
         let limits = Limits {
             max_streams: settings.max_streams,
             idle: settings.idle_timeout,
@@ -130,6 +141,7 @@ impl Tunnels {
             next_waiter: Cell::new(0),
             driven: Cell::new(0),
             rearm: Notify::new(),
+            outlived: Box::new(outlived),
             handshakes,
             settings,
             budget,
@@ -377,9 +389,22 @@ impl Inner {
         tunnel.map_err(|reason| OpenError { reason, again })
     }
 
+    /// Lets the tunnel take no more flows, and ends those in it, when its time has come.
+    async fn keep_term(self: &Rc<Self>, id: TunnelId, tenure: Tenure, ends: Rc<Ends>) {
+        let stands = |standing| match standing {
+            Standing::Serves => {}
+            Standing::Drains | Standing::Expired => self.going_away(id),
+            Standing::Ended(what) => {
+                self.going_away(id);
+                (self.outlived)(&ends, CloseReason::TunnelOutlived(what));
+            }
+        };
+        tenure.keep(stands).await;
+    }
+
     /// Opens the dialled tunnel, serves its signals and reports its end.
     async fn drive(self: &Rc<Self>, id: TunnelId, dialled: DialledTunnel) {
-        let DialledTunnel { ends, stream } = dialled;
+        let DialledTunnel { ends, tenure, stream } = dialled;
         let opened = match stream.attach() {
             Ok(stream) => {
                 let activity = stream.activity();
@@ -395,12 +420,13 @@ impl Inner {
                 return self.handle(Input::DialFailed(id), None);
             }
         };
-        let signals = Rc::new(Signals::default());
+        let (ends, signals) = (Rc::new(ends), Rc::new(Signals::default()));
+        let mut term = std::pin::pin!(self.keep_term(id, tenure, Rc::clone(&ends)));
         let tunnel = Tunnel {
             takes: Cell::new(client.takes()),
             client,
             activity,
-            ends: Rc::new(ends),
+            ends,
             signals: Rc::clone(&signals),
             streams: Cell::new(0),
             streams_total: Cell::new(0),
@@ -420,6 +446,7 @@ impl Inner {
                     break;
                 }
                 () = signals.abort.notified() => break,
+                () = &mut term => break,
                 () = signals.ping.notified(), if !probing => {
                     probing = ping.send_ping(::h2::Ping::opaque()).is_ok();
                 }

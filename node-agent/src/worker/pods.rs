@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use adit_core::flow::Direction;
+use adit_core::flow::{CloseReason, Direction};
+use adit_core::term::Standing;
 use adit_core::workload::PodUid;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -162,12 +163,15 @@ impl Pods {
             Leave { id, carried: Rc::clone(&self.carried), load: Arc::clone(&self.local.load) };
         let (local, (settings, budget)) = (Rc::clone(&self.local), self.tunnels.clone());
         let counters = Rc::new(Counters::default());
-        let accept = accept_streams(&local, &pod, &ends, &counters);
+        let standing = Rc::new(Cell::new(Standing::Serves));
+        let accept = accept_streams(&local, &pod, (&ends, &standing), &counters);
+        let stands = keep_term(&local, &ends, standing, drain.clone());
         let serving = async move {
             let _leave = leave;
             let peer = accepted.ends.peer_address;
             let set = (&settings, &budget);
-            match Box::pin(tunnel::serve_accepted(accepted, set, draining, accept)).await {
+            let served = tunnel::serve_accepted(accepted, set, draining, (accept, stands));
+            match Box::pin(served).await {
                 Served::Closed => tracing::debug!(%peer, "tunnel closed"),
                 Served::Broken(error) => tracing::debug!(%peer, %error, "tunnel broken"),
                 Served::Silent => tracing::debug!(%peer, "tunnel lost: no answer to PING"),
@@ -288,19 +292,37 @@ impl Drop for Leave {
 fn accept_streams(
     local: &Rc<Local>,
     pod: &Arc<EnrolledPod>,
-    ends: &Rc<Ends>,
+    (ends, standing): (&Rc<Ends>, &Rc<Cell<Standing>>),
     counters: &Rc<Counters>,
 ) -> impl FnMut(Incoming) + use<> {
     let stages = Rc::clone(&local.stages);
     let (pod, ends, counters) = (Arc::clone(pod), Rc::clone(ends), Rc::clone(counters));
+    let standing = Rc::clone(standing);
     move |request| {
-        let requested = Requested::read(&pod, &ends, &request);
+        let requested = Requested::read(&pod, (&ends, standing.get()), &request);
         let stream = Stream::count(&counters);
         let flow = proxy::inbound_tunnelled(Rc::clone(&stages), requested, request);
         spawn_local(async move {
             let _counted = stream;
             flow.await;
         });
+    }
+}
+
+/// What is done when the standing of an accepted tunnel changes.
+fn keep_term(
+    local: &Rc<Local>,
+    ends: &Rc<Ends>,
+    standing: Rc<Cell<Standing>>,
+    drain: watch::Sender<bool>,
+) -> impl FnMut(Standing) + use<> {
+    let (stages, ends) = (Rc::clone(&local.stages), Rc::clone(ends));
+    move |stands| {
+        standing.set(stands);
+        drain.send_replace(true);
+        if let Standing::Ended(what) = stands {
+            stages.flows.end_tunnel(&ends, CloseReason::TunnelOutlived(what));
+        }
     }
 }
 

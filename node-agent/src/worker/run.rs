@@ -31,16 +31,21 @@ pub(super) fn run(
 ) {
     let local = LocalSet::new();
     local.block_on(runtime, async move {
-        let limit = context.tunnel.connect_timeout;
         let certificates = context.certificates.clone();
-        let handshakes = Handshakes::new(context.control.clone(), certificates, limit);
-        let tunnels = Tunnels::new(handshakes.clone(), context.tunnel.clone(), budget.clone());
+        let handshakes =
+            Handshakes::new(context.control.clone(), certificates, context.tunnel.clone());
+        let flows = Flows::new(index, peers.count(), context.recorder.clone());
+        let set = (context.tunnel.clone(), budget.clone());
+        let tunnels = Tunnels::new(handshakes.clone(), set, {
+            let flows = Rc::clone(&flows);
+            move |ends, reason| flows.end_tunnel(ends, reason)
+        });
         let stages = Rc::new(Stages {
             worlds: context.worlds.clone(),
             tunnels: tunnels.clone(),
-            flows: Flows::new(index, peers.count(), context.recorder.clone()),
+            flows,
             cluster: Arc::clone(&context.cluster),
-            connect_timeout: limit,
+            connect_timeout: context.tunnel.connect_timeout,
             settings: context.flow,
         });
         let load = peers.load(index);

@@ -65,7 +65,8 @@ pub enum Input {
     Heard(TunnelId),
     /// The other end takes so many streams at a time (`SETTINGS_MAX_CONCURRENT_STREAMS`).
     Takes(TunnelId, u32),
-    /// The other end takes no new streams (GOAWAY).
+    /// The tunnel takes no new streams: the other end said so (GOAWAY), or its term is over (see
+    /// [`crate::term`]).
     GoingAway(TunnelId),
     /// The tunnel broke or was closed.
     Lost(TunnelId),
@@ -93,7 +94,7 @@ pub enum Command {
 pub enum Closed {
     /// Without a stream for the idle time.
     Idle,
-    /// Its last stream ended after the other end's GOAWAY.
+    /// It took no new streams any more, and its last one ended.
     Retired,
     /// It did not answer a PING.
     Silent,

@@ -174,6 +174,7 @@ impl Verdict {
             | CloseReason::DestinationSilent
             | CloseReason::MemoryLimit
             | CloseReason::TunnelLost
+            | CloseReason::TunnelOutlived(_)
             | CloseReason::Drained => Self::Allowed,
             CloseReason::Denied(_) | CloseReason::Rejected(401) => Self::Denied,
             CloseReason::Refused(_) | CloseReason::Malformed(_) => Self::Refused,

@@ -26,6 +26,7 @@ pub struct Certificates {
     shared: Arc<Shared>,
     inputs: mpsc::UnboundedSender<Wish>,
     changed: watch::Receiver<()>,
+    clock: Clock,
 }
 
 /// What [`Certificates::acquire`] says when nothing is issued any more.
@@ -93,18 +94,19 @@ impl Certificates {
         });
         let (inputs, wishes) = mpsc::unbounded_channel();
         let (announce, changed) = watch::channel(());
+        let certificates =
+            Self { shared: Arc::clone(&shared), inputs, changed, clock: clock.clone() };
         let rotating = Rotating {
             rotation: Rotation::new(rand::random(), clock.moment()),
             source: Arc::new(source),
             lifetime,
             clock,
-            shared: Arc::clone(&shared),
+            shared,
             wishes,
             announce,
             requests: Requests::default(),
             notes: BTreeMap::new(),
         };
-        let certificates = Self { shared, inputs, changed };
         (certificates, rotating)
     }
 
@@ -166,6 +168,18 @@ impl Certificates {
             (None, None) if expired => NoCertificate::Expired,
             (None, None) => NoCertificate::Awaited,
         })
+    }
+
+    /// Tells that a certificate, its roots or its standing may have changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.clone()
+    }
+
+    /// The time by which certificates are judged.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        self.clock.now()
     }
 
     /// How every identity stands, in the order of their names.

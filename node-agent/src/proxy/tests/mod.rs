@@ -1,6 +1,7 @@
 //! Two agents in this process, real tunnels and certificates between them, applications on loopback.
 
 mod policy;
+mod term;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::datapath::fake::{FakeNetwork, Inward};
-use crate::testing::{TestAgent, TestCa, cluster};
+use crate::testing::{TestAgent, TestCa, TestSettings, cluster};
 use crate::tunnel;
 
 const CLIENT: &str = "127.77.1.1";
@@ -295,23 +296,30 @@ struct Scene {
     a: TestAgent,
     b: TestAgent,
     client: std::sync::Arc<crate::datapath::fake::FakePod>,
-    _ca: TestCa,
+    ca: TestCa,
 }
 
 impl Scene {
     async fn new() -> Self {
-        Self::where_the_server_takes(tunnel::Settings::default().max_streams).await
+        Self::with(TestSettings::default(), TestSettings::default()).await
     }
 
     /// The server's agent takes so many streams in a tunnel.
     async fn where_the_server_takes(streams: u32) -> Self {
+        let mut settings = TestSettings::default();
+        settings.tunnel.max_streams = streams;
+        Self::with(TestSettings::default(), settings).await
+    }
+
+    /// The client's agent and the server's have these settings.
+    async fn with(client: TestSettings, server: TestSettings) -> Self {
         let network = FakeNetwork::new();
         let ca = TestCa::new();
-        let a = TestAgent::start(&network, "a", &ca);
-        let b = TestAgent::start_with_streams(&network, "b", &ca, streams);
+        let a = TestAgent::start_with(&network, "a", &ca, client);
+        let b = TestAgent::start_with(&network, "b", &ca, server);
         let client = a.enrolled(&world(), "client").await;
         b.enrolled(&world(), "server").await;
-        Self { network, a, b, client, _ca: ca }
+        Self { network, a, b, client, ca }
     }
 
     /// The server's application on a port.

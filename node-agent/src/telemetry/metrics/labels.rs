@@ -159,6 +159,7 @@ const fn response_flags(end: CloseReason) -> &'static str {
         | CloseReason::DestinationSilent
         | CloseReason::MemoryLimit
         | CloseReason::TunnelLost
+        | CloseReason::TunnelOutlived(_)
         | CloseReason::Drained
         | CloseReason::Local => "-",
     }
