@@ -27,8 +27,10 @@ enum Kind {
     Identities,
     /// An address range and a port.
     Addresses,
-    /// A prefix of principals.
+    /// The beginnings of principals, of four lengths.
     Prefixes,
+    /// The ends of principals, of four lengths.
+    Suffixes,
 }
 
 fn decide(c: &mut Criterion) {
@@ -43,12 +45,19 @@ fn decide(c: &mut Criterion) {
             b.iter(|| policy::decide(world, black_box(&refused)));
         });
     }
-    for (name, kind) in [("addresses", Kind::Addresses), ("prefixes", Kind::Prefixes)] {
-        let world = world(5000, PER_NAMESPACE, kind);
-        let flow = flow(&world, "last");
-        group.bench_function(BenchmarkId::new(name, 5000), |b| {
-            b.iter(|| policy::decide(&world, black_box(&flow)));
-        });
+    let kinds = [
+        ("addresses", Kind::Addresses),
+        ("prefixes", Kind::Prefixes),
+        ("suffixes", Kind::Suffixes),
+    ];
+    for (name, kind) in kinds {
+        for policies in [50, 5000, 50_000] {
+            let world = world(policies, PER_NAMESPACE, kind);
+            let flow = flow(&world, "last");
+            group.bench_function(BenchmarkId::new(name, policies), |b| {
+                b.iter(|| policy::decide(&world, black_box(&flow)));
+            });
+        }
     }
     // All in one namespace, each for pods of its own label: one is for this pod.
     let world = world(5000, 5000, Kind::Identities);
@@ -124,6 +133,7 @@ fn rule(kind: Kind, index: usize, caller: &str) -> RuleSpec {
         Kind::Prefixes => {
             source.principals = vec![format!("cluster.local/ns/clients/sa/{caller}*")]
         }
+        Kind::Suffixes => source.principals = vec![format!("*/sa/{caller}")],
         Kind::Identities => match index % 3 {
             0 if !is_last => source.namespaces = vec![caller.to_owned()],
             1 => source.principals = vec![format!("cluster.local/ns/clients/sa/{caller}")],

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::facts::{Facts, Key, block_digest};
+use super::facts::{Attribute, Facts, Key, Shape, block_digest, part_digest};
 use super::keyed::Keyed;
-use super::matcher::{IpBlock, Match, ServiceAccount, TextMatch};
+use super::matcher::{Match, ServiceAccount, TextMatch};
 use super::object::{AuthorizationPolicy, Rule, Test};
 
 /// A policy, compiled once when it arrives.
@@ -14,8 +14,8 @@ pub(super) struct Compiled {
     policy: Arc<AuthorizationPolicy>,
     /// Rules that match only flows which have one of some keys.
     keyed: Keyed,
-    /// The shapes of those keys that are ranges of source addresses.
-    shapes: Box<[(u8, bool)]>,
+    /// The shapes of those keys that have one.
+    shapes: Box<[Shape]>,
     /// The other rules, in order.
     others: Box<[u16]>,
 }
@@ -30,10 +30,9 @@ impl Compiled {
                 continue;
             }
             match needed(rule) {
-                Some(Needed { digests, blocks }) => {
-                    shapes.extend(blocks.iter().map(|block| block.shape()));
-                    let blocks = blocks.iter().map(|block| block_digest(block));
-                    keyed.extend(digests.into_iter().chain(blocks).map(|key| (key, index)));
+                Some(keys) => {
+                    shapes.extend(keys.iter().filter_map(|(shape, _)| *shape));
+                    keyed.extend(keys.into_iter().map(|(_, digest)| (digest, index)));
                 }
                 None => others.push(index),
             }
@@ -51,8 +50,8 @@ impl Compiled {
         let rules = self.policy.rules();
         let matches =
             |index: &u16| rules.get(usize::from(*index)).is_some_and(|rule| rule.matches(facts));
-        let blocks = self.shapes.iter().filter_map(|shape| facts.block(*shape));
-        let keyed = facts.keys().chain(blocks).filter_map(|key| self.keyed.find(key).find(matches));
+        let shaped = self.shapes.iter().filter_map(|shape| facts.shaped(*shape));
+        let keyed = facts.keys().chain(shaped).filter_map(|key| self.keyed.find(key).find(matches));
         let keyed = keyed.min();
         let before = |index: &u16| keyed.is_none_or(|keyed| *index < keyed);
         let mut others = self.others.iter().copied().take_while(before);
@@ -60,62 +59,68 @@ impl Compiled {
     }
 }
 
-/// What a flow must have one of for a rule to match.
-#[derive(Default)]
-struct Needed<'a> {
-    digests: Vec<u64>,
-    blocks: Vec<&'a IpBlock>,
-}
+/// What a flow must have one of for a rule to match: digests of keys, and the shapes of those that have
+/// one.
+type Needed = Vec<(Option<Shape>, u64)>;
 
 /// `None` if the rule may match without any key.
-fn needed(rule: &Rule) -> Option<Needed<'_>> {
+fn needed(rule: &Rule) -> Option<Needed> {
     each(&rule.sources)
-        .or_else(|| rule.conditions.iter().find_map(by_test))
+        .or_else(|| best(&rule.conditions))
         .or_else(|| each(&rule.operations))
 }
 
 /// What each of some alternatives needs, if each needs something and there are any.
-fn each(alternatives: &[Box<[Test]>]) -> Option<Needed<'_>> {
+fn each(alternatives: &[Box<[Test]>]) -> Option<Needed> {
     if alternatives.is_empty() {
         return None;
     }
-    let mut all = Needed::default();
+    let mut all = Vec::new();
     for tests in alternatives {
-        let Needed { digests, blocks } = tests.iter().find_map(by_test)?;
-        all.digests.extend(digests);
-        all.blocks.extend(blocks);
+        all.extend(best(tests)?);
     }
     Some(all)
 }
 
-fn by_test(test: &Test) -> Option<Needed<'_>> {
+/// What the test of several needs that keeps out the most: exact values, then ranges, then parts of
+/// texts.
+fn best(tests: &[Test]) -> Option<Needed> {
+    let weakness = |keys: &Needed| keys.iter().map(|(shape, _)| *shape).max();
+    tests.iter().filter_map(by_test).min_by_key(weakness)
+}
+
+fn by_test(test: &Test) -> Option<Needed> {
     match test {
-        Test::Principal(texts) => by_texts(texts, Key::Principal),
-        Test::Namespace(texts) => by_texts(texts, Key::Namespace),
-        Test::ServiceAccount(accounts) => {
-            by_keys(&accounts.any_of, |ServiceAccount { namespace, name }| {
-                Some(Key::ServiceAccount(namespace, name))
-            })
-        }
-        Test::Port(ports) => by_keys(&ports.any_of, |port| Some(Key::Port(*port))),
-        Test::SourceIp(blocks) if !blocks.any_of.is_empty() => {
-            Some(Needed { digests: Vec::new(), blocks: blocks.any_of.iter().collect() })
-        }
-        Test::SourceIp(_) | Test::DestinationIp(_) | Test::TrustDomain(_) => None,
+        Test::Principal(texts) => by_values(texts, |text| by_text(Attribute::Principal, text)),
+        Test::Namespace(texts) => by_values(texts, |text| by_text(Attribute::Namespace, text)),
+        Test::TrustDomain(texts) => by_values(texts, |text| by_text(Attribute::TrustDomain, text)),
+        Test::ServiceAccount(accounts) => by_values(accounts, |account| {
+            let ServiceAccount { namespace, name } = account;
+            Some((None, Key::ServiceAccount(namespace, name).digest()))
+        }),
+        Test::SourceIp(blocks) => by_values(blocks, |block| {
+            let (shape, digest) = block_digest(block);
+            Some((Some(shape), digest))
+        }),
+        Test::Port(ports) => by_values(ports, |port| Some((None, Key::Port(*port).digest()))),
+        Test::DestinationIp(_) => None,
     }
 }
 
-fn by_texts<'a>(texts: &'a Match<TextMatch>, key: fn(&'a str) -> Key<'a>) -> Option<Needed<'a>> {
-    by_keys(&texts.any_of, |text| match text {
-        TextMatch::Exact(text) => Some(key(text)),
-        TextMatch::Prefix(_) | TextMatch::Suffix(_) | TextMatch::Present => None,
-    })
+fn by_text(attribute: Attribute, text: &TextMatch) -> Option<(Option<Shape>, u64)> {
+    let part = text.literal();
+    let shape = match text {
+        TextMatch::Exact(text) => return Some((None, Key::Text(attribute, text).digest())),
+        TextMatch::Prefix(_) => Shape::Prefix(attribute, part.len()),
+        TextMatch::Suffix(_) => Shape::Suffix(attribute, part.len()),
+        TextMatch::Present => return None,
+    };
+    Some((Some(shape), part_digest(shape, part.as_bytes())))
 }
 
-fn by_keys<'a, T>(values: &'a [T], key: impl Fn(&'a T) -> Option<Key<'a>>) -> Option<Needed<'a>> {
-    if values.is_empty() {
-        return None;
-    }
-    let digests = values.iter().map(|value| Some(key(value)?.digest()));
-    Some(Needed { digests: digests.collect::<Option<_>>()?, blocks: Vec::new() })
+fn by_values<T>(
+    values: &Match<T>,
+    key: impl Fn(&T) -> Option<(Option<Shape>, u64)>,
+) -> Option<Needed> {
+    if values.any_of.is_empty() { None } else { values.any_of.iter().map(key).collect() }
 }
