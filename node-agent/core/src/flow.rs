@@ -112,7 +112,8 @@ pub enum CloseReason {
     Refused(Refused),
     /// The policy decision at the destination.
     Denied(Denied),
-    /// The other node's agent answered this status instead of 200.
+    /// The other node's agent answered this status instead of 200. With 401 it may also have taken its
+    /// 200 back, when policy no longer permitted the flow.
     Rejected(u16),
     /// Nothing answered at the destination's tunnel port until the time limit: its node's agent has
     /// not enrolled it, for want of a certificate perhaps, or does not run. Plaintext instead would be

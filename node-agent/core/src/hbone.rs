@@ -9,6 +9,11 @@ use crate::workload::{ObjectName, Workload};
 /// The port of the tunnel listener in every enrolled pod, as Istio has it.
 pub const TUNNEL_PORT: u16 = 15008;
 
+/// The error code with which the destination's agent resets a stream (RFC 9113, section 6.4) whose flow
+/// policy no longer permits: the status 401, come later. Whoever does not know it sees a reset like any
+/// other (section 7).
+pub const NO_LONGER_PERMITTED: u32 = 401;
+
 /// The longest `:authority`, `baggage` or `forwarded` value that is looked at, in bytes.
 pub const MAX_VALUE_LEN: usize = 8192;
 

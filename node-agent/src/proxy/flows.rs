@@ -297,6 +297,11 @@ impl Flow {
         &self.live.received
     }
 
+    /// Why the flow was ended, if something outside of it did.
+    pub(super) fn ended_for(&self) -> Option<CloseReason> {
+        self.live.ended.get()
+    }
+
     /// The flow has ended.
     pub(super) fn finish(self, reason: CloseReason) {
         self.live.ended.set(Some(reason));

@@ -17,6 +17,8 @@ pub(super) struct End<R, W: WriteHalf> {
     reader: R,
     writer: W,
     finished: bool,
+    /// Policy no longer permits the flow.
+    denied: Cell<bool>,
 }
 
 /// Whose end broke.
@@ -35,7 +37,7 @@ impl End<tcp::Reader, tcp::Writer> {
 
 impl<R, W: WriteHalf> End<R, W> {
     pub(super) const fn new(reader: R, writer: W) -> Self {
-        Self { reader, writer, finished: false }
+        Self { reader, writer, finished: false, denied: Cell::new(false) }
     }
 }
 
@@ -43,9 +45,23 @@ impl<R, W: WriteHalf> Drop for End<R, W> {
     fn drop(&mut self) {
         if self.finished {
             self.writer.close();
+        } else if self.denied.get() {
+            self.writer.deny();
         } else {
             self.writer.reset();
         }
+    }
+}
+
+/// Tells the source's end why it is dropped, if the flow was ended for its policy.
+struct Telling<'a> {
+    flow: &'a Flow,
+    denied: &'a Cell<bool>,
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.denied.set(matches!(self.flow.ended_for(), Some(CloseReason::Denied(_))));
     }
 }
 
@@ -61,6 +77,7 @@ where
     R2: ReadHalf,
     W2: WriteHalf,
 {
+    let _telling = Telling { flow, denied: &source.denied };
     let outcome = {
         let sent = pump((Side::Source, &mut source.reader), &mut destination.writer, flow.sent());
         let received =
@@ -72,8 +89,10 @@ where
             (source.finished, destination.finished) = (true, true);
             CloseReason::Finished
         }
-        Err((Side::Source, Broken::Reset)) => CloseReason::ResetBySource,
+        // Whether a flow is permitted is for the destination's agent to say.
+        Err((Side::Source, Broken::Reset | Broken::Denied)) => CloseReason::ResetBySource,
         Err((Side::Destination, Broken::Reset)) => CloseReason::ResetByDestination,
+        Err((Side::Destination, Broken::Denied)) => CloseReason::Rejected(401),
         Err((Side::Source, Broken::Silent)) => CloseReason::SourceSilent,
         Err((Side::Destination, Broken::Silent)) => CloseReason::DestinationSilent,
         Err((_, Broken::Evicted)) => CloseReason::MemoryLimit,

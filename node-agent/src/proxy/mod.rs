@@ -124,7 +124,7 @@ pub(crate) async fn inbound_tunnelled(stages: Rc<Stages>, requested: Requested, 
             biased;
             application = Box::pin(to_application(&stages, &flow, &arrived)) => application,
             gone = responder.given_up() => Err(match gone {
-                Broken::Reset => CloseReason::ResetBySource,
+                Broken::Reset | Broken::Denied => CloseReason::ResetBySource,
                 Broken::Lost | Broken::Silent | Broken::Evicted => CloseReason::TunnelLost,
             }),
         }

@@ -83,6 +83,8 @@ pub(crate) struct Ends {
 pub(crate) enum Broken {
     /// The application at that end reset it.
     Reset,
+    /// The agent at that end says that policy no longer permits it.
+    Denied,
     /// What carried it broke: the tunnel, or this node's own socket.
     Lost,
     /// The host at that end no longer answers TCP.
@@ -112,6 +114,11 @@ pub(crate) trait WriteHalf {
 
     /// Breaks off, so that the application at that end sees a reset.
     fn reset(&mut self);
+
+    /// The same, because policy no longer permits the flow: an agent at that end is told so.
+    fn deny(&mut self) {
+        self.reset();
+    }
 
     /// Both directions have finished: what is on its way is delivered.
     fn close(&mut self) {}

@@ -30,7 +30,7 @@ async fn a_refusal_is_a_reset_at_once_and_both_agents_know_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_flow_that_is_no_longer_permitted_ends_with_a_reset_on_both_sides() {
+async fn an_open_flow_that_is_no_longer_permitted_ends_with_a_reset_and_both_agents_know_why() {
     let scene = Scene::new().await;
     let app = scene.application(80).await;
     let (mut client, (mut server, _)) = scene.flow(&app, 80).await;
@@ -43,7 +43,8 @@ async fn an_open_flow_that_is_no_longer_permitted_ends_with_a_reset_on_both_side
         let seen = rest(end).await.unwrap_err();
         assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
     }
-    let [_, inn] = scene.ended().await;
+    let [out, inn] = scene.ended().await;
+    assert_eq!((out.end, out.sent), (Some(CloseReason::Rejected(401)), 1));
     assert_eq!(inn.end, Some(CloseReason::Denied(Denied::ByRule)));
     assert_eq!(inn.sent, 1);
     assert_eq!(inn.grounds.unwrap().by.clone().unwrap().rule, Some(0));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ::h2::client::SendRequest;
 use ::h2::server::SendResponse;
 use ::h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use adit_core::hbone::NO_LONGER_PERMITTED;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -324,7 +325,7 @@ impl Responder {
     /// Completes when the other end gives the request up before it is answered, or is gone.
     pub(crate) async fn given_up(&mut self) -> Broken {
         match poll_fn(|cx| self.respond.poll_reset(cx)).await {
-            Ok(_reason) => Broken::Reset,
+            Ok(reason) => reset(reason),
             Err(error) => broken(error),
         }
     }
@@ -336,10 +337,18 @@ fn status(code: StatusCode) -> Response<()> {
     response
 }
 
-/// A stream that the other end reset means that its application did; all else is the tunnel's.
+/// A stream that the other end reset means that its application did, unless it says otherwise; all else
+/// is the tunnel's.
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
 fn broken(error: ::h2::Error) -> Broken {
-    if error.is_reset() { Broken::Reset } else { Broken::Lost }
+    if !error.is_reset() {
+        return Broken::Lost;
+    }
+    error.reason().map_or(Broken::Reset, reset)
+}
+
+fn reset(reason: Reason) -> Broken {
+    if u32::from(reason) == NO_LONGER_PERMITTED { Broken::Denied } else { Broken::Reset }
 }
 
 impl Reader {
@@ -434,9 +443,13 @@ impl WriteHalf for Writer {
         self.stream.send_reset(Reason::CANCEL);
     }
 
+    fn deny(&mut self) {
+        self.stream.send_reset(Reason::from(NO_LONGER_PERMITTED));
+    }
+
     async fn broken(&mut self) -> Broken {
         match poll_fn(|cx| self.stream.poll_reset(cx)).await {
-            Ok(_reason) => Broken::Reset,
+            Ok(reason) => reset(reason),
             Err(error) => broken(error),
         }
     }
