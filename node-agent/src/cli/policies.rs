@@ -81,6 +81,7 @@ fn row(policy: &PolicyView, wide: bool) -> Vec<String> {
 
 fn state(policy: &PolicyView) -> String {
     match (policy.state, policy.in_force) {
+        (PolicyState::Invalid, true) if policy.closed => "invalid(closed)".to_owned(),
         (PolicyState::Invalid, true) => "invalid(last good in force)".to_owned(),
         (PolicyState::Invalid, false) => "invalid(not in force)".to_owned(),
         (state @ (PolicyState::Valid | PolicyState::Partial), _) => state.as_label().to_owned(),

@@ -65,9 +65,7 @@ type Needed = Vec<(Option<Shape>, u64)>;
 
 /// `None` if the rule may match without any key.
 fn needed(rule: &Rule) -> Option<Needed> {
-    each(&rule.sources)
-        .or_else(|| best(&rule.conditions))
-        .or_else(|| each(&rule.operations))
+    each(&rule.sources).or_else(|| best(&rule.conditions)).or_else(|| each(&rule.operations))
 }
 
 /// What each of some alternatives needs, if each needs something and there are any.

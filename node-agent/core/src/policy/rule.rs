@@ -57,7 +57,9 @@ impl Checked {
         let blocks = self.blocks(names, &spec.ip_blocks, &spec.not_ip_blocks);
         let names = [at, ".trustDomains", ".notTrustDomains"];
         let domains = self.texts(names, &spec.trust_domains, &spec.not_trust_domains);
-        self.check_source(at, spec);
+        if !self.check_source(at, spec) {
+            return Box::default();
+        }
         let tests = [
             principals.said().map(Test::Principal),
             namespaces.said().map(Test::Namespace),
@@ -68,7 +70,8 @@ impl Checked {
         tests.into_iter().flatten().collect()
     }
 
-    fn check_source(&mut self, at: &str, spec: &SourceSpec) {
+    /// Whether what is set goes together.
+    fn check_source(&mut self, at: &str, spec: &SourceSpec) -> bool {
         let set = |lists: &[&Vec<String>]| lists.iter().any(|list| !list.is_empty());
         let others =
             [&spec.principals, &spec.not_principals, &spec.namespaces, &spec.not_namespaces];
@@ -80,7 +83,8 @@ impl Checked {
             &spec.not_trust_domains,
             &spec.unsupported,
         ];
-        if set(&others) && set(&accounts) {
+        let contradicts = set(&others) && set(&accounts);
+        if contradicts {
             let account = accounts.into_iter().flatten().next().map_or("", |text| text);
             let field = format!("{at}.serviceAccounts");
             self.wrong.push(Why::ServiceAccountsWithOthers.at(field, account));
@@ -88,6 +92,7 @@ impl Checked {
         if !set(&others) && !set(&accounts) && !set(&rest) {
             self.wrong.push(Why::NothingSet.at(at, ""));
         }
+        !contradicts
     }
 
     fn operation(&mut self, at: &str, spec: &OperationSpec) -> Box<[Test]> {
@@ -159,7 +164,8 @@ impl Checked {
         texts
     }
 
-    /// Reads both lists of one field; `names` are where they stand and what they are called.
+    /// Reads both lists of one field; `names` are where they stand and what they are called. A list
+    /// with a value that is wrong comes back empty, as if it were absent.
     fn values<T>(
         &mut self,
         [at, any_of_name, none_of_name]: [&str; 3],
@@ -167,12 +173,14 @@ impl Checked {
         parse: impl Fn(&Arc<str>, &str) -> Result<T, Why>,
     ) -> Match<T> {
         let mut read = |name: &str, texts: &[String]| {
-            let texts = texts.iter().enumerate();
-            let values = texts.filter_map(|(i, text)| {
-                let value = parse(&self.namespace, text);
-                value.map_err(|why| self.wrong.push(why.at(format!("{at}{name}[{i}]"), text))).ok()
-            });
-            values.collect()
+            let mut values = Vec::new();
+            for (i, text) in texts.iter().enumerate() {
+                match parse(&self.namespace, text) {
+                    Ok(value) => values.push(value),
+                    Err(why) => self.wrong.push(why.at(format!("{at}{name}[{i}]"), text)),
+                }
+            }
+            if values.len() < texts.len() { Box::default() } else { values.into() }
         };
         Match { any_of: read(any_of_name, any_of), none_of: read(none_of_name, none_of) }
     }

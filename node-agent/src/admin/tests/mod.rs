@@ -196,6 +196,8 @@ async fn status_says_what_is_wrong_and_what_to_do() {
             "not ready: waiting for the first certificates",
             "pod shop/cart-0 could not be enrolled: step routes: Operation not permitted",
             "AuthorizationPolicy shop/broken is invalid and not in force",
+            "AuthorizationPolicy shop/unread has been invalid since the agent started: it may refuse \
+             more than it should",
             "not enforced as it is written: AuthorizationPolicy shop/http",
             "discovery: pods.yaml, document 2: spec.nodeName: missing",
         ]

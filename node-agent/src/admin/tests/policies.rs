@@ -30,8 +30,10 @@ async fn policies_are_listed_with_their_state_and_the_pods_they_are_for() {
             "shop/default PERMISSIVE namespace valid 1",
             "shop/friends ALLOW namespace valid 1",
             "shop/http DENY namespace partial 1",
+            "shop/unread ALLOW workload invalid 0",
         ]
     );
+    assert!(list[6].closed && list[6].in_force && !list[2].closed);
     assert!(!list[1].in_force);
     assert!(list[2].in_force, "its last good version");
     assert!(list[0].dry_run);
@@ -82,7 +84,7 @@ async fn a_flow_says_which_policy_decided_and_what_a_dry_run_would_do() {
 
 pub(super) fn rejected() -> BTreeMap<PolicyId, String> {
     let port = "spec.rules[0].to[0].operation.ports[0]: \"http\": is not a port";
-    [("broken", port), ("client", port)]
+    [("broken", port), ("client", port), ("unread", port)]
         .map(|(name, why)| {
             let name = ObjectName::new("shop", name);
             (PolicyId { kind: PolicyKind::AuthorizationPolicy, name }, why.to_owned())
@@ -128,5 +130,16 @@ pub(super) fn deltas() -> Vec<Delta> {
             let ports = texts(&["22"]);
             spec.rules = vec![to(OperationSpec { ports, ..OperationSpec::default() })];
         }),
+        unread(),
     ]
+}
+
+/// One that has been invalid since the agent started.
+fn unread() -> Delta {
+    let mut spec = AuthorizationPolicySpec::new(ObjectName::new("shop", "unread"));
+    spec.selector = [("app".to_owned(), "reports".to_owned())].into();
+    let ports = vec!["http".to_owned()];
+    let operation = OperationSpec { ports, ..OperationSpec::default() };
+    spec.rules = vec![RuleSpec { to: Some(vec![operation]), ..RuleSpec::default() }];
+    Delta::AuthorizationPolicy(AuthorizationPolicy::closed(spec, &[]))
 }

@@ -38,6 +38,10 @@ pub struct PolicyView {
     pub dry_run: bool,
     /// Whether a version of it is in force: a policy that was never valid is not.
     pub in_force: bool,
+    /// Whether what is in force is the narrowest reading of an invalid version, because the last good
+    /// one is not known since the agent started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
     /// Whether all of it is enforced as it is written.
     pub state: PolicyState,
     /// Why it is not `valid`.
@@ -98,6 +102,10 @@ impl PolicyState {
     }
 }
 
+/// What comes of a policy that has been invalid since the agent started.
+const CLOSED: &str =
+    "its last good version is not known to this agent: what is invalid opens nothing up";
+
 /// All policies, and those that are not even known because they were never valid, by namespace,
 /// name and kind.
 pub(in crate::admin) fn policies(
@@ -152,6 +160,7 @@ fn blank(id: &PolicyId) -> PolicyView {
         rules: None,
         dry_run: false,
         in_force: true,
+        closed: false,
         state: PolicyState::Valid,
         reasons: Vec::new(),
         created: None,
@@ -222,8 +231,10 @@ fn judged(
     view: PolicyView,
 ) -> PolicyView {
     if let Some(error) = rejected.get(id) {
-        let reasons = vec![error.clone()];
-        return PolicyView { state: PolicyState::Invalid, reasons, ..view };
+        let closed = world.policies().is_closed(id);
+        let mut reasons = vec![error.clone()];
+        reasons.extend(closed.then(|| CLOSED.to_owned()));
+        return PolicyView { state: PolicyState::Invalid, closed, reasons, ..view };
     }
     let reasons: Vec<String> = world.policies().gaps(id).iter().map(ToString::to_string).collect();
     let state = if reasons.is_empty() { PolicyState::Valid } else { PolicyState::Partial };

@@ -231,7 +231,8 @@ impl Problem {
     }
 
     /// What is partly enforced is told in one line: how each is, `adit policies` tells. A policy that
-    /// is not in force leaves open what it was to close.
+    /// is not in force leaves open what it was to close; one of which the last good version is not known
+    /// may close what it was to leave open.
     pub(in crate::admin) fn of_policies(policies: &[PolicyView]) -> Vec<Self> {
         let name = |policy: &PolicyView| {
             let PolicyView { kind, namespace, name, .. } = policy;
@@ -246,6 +247,16 @@ impl Problem {
                 )
             })
             .collect();
+        let closed = policies.iter().filter(|policy| policy.closed);
+        problems.extend(closed.map(|policy| {
+            Self::error(
+                format!(
+                    "{} has been invalid since the agent started: it may refuse more than it should",
+                    name(policy)
+                ),
+                "correct it; `adit policies` says what is wrong with it",
+            )
+        }));
         let partial = policies.iter().filter(|policy| policy.state == PolicyState::Partial);
         let partial: Vec<String> = partial.map(name).collect();
         if let [first, others @ ..] = &*partial {

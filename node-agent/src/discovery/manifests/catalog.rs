@@ -11,13 +11,16 @@ use adit_core::identity::TrustDomain;
 use adit_core::policy::PolicyId;
 use adit_core::world::Delta;
 
-use crate::discovery::manifests::document::{Place, Reading};
+use crate::discovery::manifests::document::{Place, Reading, Rejected};
 use crate::discovery::manifests::watch::{FileId, file_id};
 use crate::discovery::manifests::{document, files};
 use crate::discovery::translate::{Key, Object, Snapshot};
 
 /// How long a directory that was emptied is not believed.
 const EMPTIED: Duration = Duration::from_secs(30);
+
+/// Said of something of which nobody knows what it was before the agent started.
+const UNKNOWN: &str = "; what it said before this agent started is not known, and not in force";
 
 /// The outcome of one scan.
 #[derive(Debug, Default)]
@@ -68,6 +71,9 @@ struct FileState {
     entries: Vec<Entry>,
     errors: Vec<String>,
     rejected: Vec<(PolicyId, String)>,
+    /// Whether something in it has been wrong ever since the agent started, so that nobody knows what
+    /// it said before.
+    history_unknown: bool,
 }
 
 #[derive(Debug)]
@@ -82,7 +88,10 @@ enum Content {
     Good(Object),
     /// The file is wrong: as it said before.
     Kept(Object),
-    /// The file is wrong, and it never said anything else.
+    /// The file has been wrong since the agent started, and may have said anything before: a policy
+    /// that opens nothing up.
+    Closed(Object),
+    /// The file is wrong, and it never said anything else, or cannot even be told what it is.
     Nothing,
 }
 
@@ -143,6 +152,7 @@ impl Catalog {
                         entries: old.map(FileState::copy_entries).unwrap_or_default(),
                         errors: vec![error],
                         rejected: old.map(|old| old.rejected.clone()).unwrap_or_default(),
+                        history_unknown: self.history_unknown(old),
                     })
                 }
             };
@@ -234,13 +244,16 @@ impl Catalog {
         let file = name.display();
         let json = Path::new(name).extension().is_some_and(|extension| extension == "json");
         let readings = document::read_all(text, json, &self.trust_domain);
+        let history_unknown = self.history_unknown(old);
         let mut state = FileState { digest, ..FileState::default() };
         for Reading { place, key, result } in readings {
             let content = match result {
                 Ok(object) => Content::Good(object),
-                Err(error) => {
+                Err(Rejected { error, closed }) => {
                     let document = place.document;
                     let last = index.last_good(old, place, key.as_ref());
+                    state.history_unknown |= history_unknown && last.is_none_or(is_closed);
+                    let nameless = key.is_none() && last.is_none();
                     let policy = key.or_else(|| last.map(Object::key)).and_then(|key| key.policy());
                     let error = match policy {
                         Some(policy) => {
@@ -250,15 +263,27 @@ impl Catalog {
                         }
                         None => error,
                     };
-                    state.errors.push(format!("{file}: document {document}: {error}"));
-                    tracing::warn!(%file, document, error, last_version_kept = last.is_some(),
-                        "manifest is invalid");
-                    last.map_or(Content::Nothing, |object| Content::Kept(object.clone()))
+                    let content = match (last, closed.filter(|_| history_unknown)) {
+                        (Some(last), None) => Content::Kept(last.clone()),
+                        (Some(last), Some(_)) if !is_closed(last) => Content::Kept(last.clone()),
+                        (_, Some(closed)) => Content::Closed(closed),
+                        (None, None) => Content::Nothing,
+                    };
+                    let unknown = if nameless && history_unknown { UNKNOWN } else { "" };
+                    state.errors.push(format!("{file}: document {document}: {error}{unknown}"));
+                    let in_force = content.as_label();
+                    tracing::warn!(%file, document, error, in_force, "manifest is invalid");
+                    content
                 }
             };
             state.entries.push(Entry { place, content });
         }
         state
+    }
+
+    /// Whether nobody knows what a file may have said before it became as it was last read.
+    fn history_unknown(&self, old: Option<&FileState>) -> bool {
+        old.map_or(!self.listed, |old| old.history_unknown)
     }
 
     /// Puts the objects of all files together: the first one in the order of the files wins, and
@@ -283,7 +308,7 @@ impl Catalog {
             }
         }
         for (name, entry) in entries(&self.files) {
-            if let Content::Kept(object) = &entry.content {
+            if let Content::Kept(object) | Content::Closed(object) = &entry.content {
                 chosen.entry(object.key()).or_insert((name, object));
             }
         }
@@ -301,6 +326,18 @@ impl Catalog {
     }
 }
 
+impl Content {
+    /// What is in force, for the log.
+    const fn as_label(&self) -> &'static str {
+        match self {
+            Self::Good(_) => "this",
+            Self::Kept(_) => "last_good",
+            Self::Closed(_) => "closed",
+            Self::Nothing => "nothing",
+        }
+    }
+}
+
 impl FileState {
     fn copy_entries(&self) -> Vec<Entry> {
         let copy = |entry: &Entry| Entry {
@@ -308,6 +345,7 @@ impl FileState {
             content: match &entry.content {
                 Content::Good(object) => Content::Good(object.clone()),
                 Content::Kept(object) => Content::Kept(object.clone()),
+                Content::Closed(object) => Content::Closed(object.clone()),
                 Content::Nothing => Content::Nothing,
             },
         };
@@ -318,7 +356,7 @@ impl FileState {
 impl Entry {
     fn object(&self) -> Option<&Object> {
         match &self.content {
-            Content::Good(object) | Content::Kept(object) => Some(object),
+            Content::Good(object) | Content::Kept(object) | Content::Closed(object) => Some(object),
             Content::Nothing => None,
         }
     }
@@ -326,6 +364,14 @@ impl Entry {
 
 fn entries(files: &BTreeMap<OsString, FileState>) -> impl Iterator<Item = (&OsString, &Entry)> {
     files.iter().flat_map(|(name, file)| file.entries.iter().map(move |entry| (name, entry)))
+}
+
+fn is_closed(object: &Object) -> bool {
+    match object {
+        Object::PeerAuthentication(policy) => policy.is_closed(),
+        Object::AuthorizationPolicy(policy) => policy.is_closed(),
+        Object::Namespace(_) | Object::Pod(_) | Object::Service(_) | Object::Slice(_) => false,
+    }
 }
 
 /// What all files said before this scan.

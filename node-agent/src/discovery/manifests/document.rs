@@ -26,8 +26,17 @@ pub(super) struct Reading {
     pub(super) place: Place,
     /// What it is known by, where that much can be read.
     pub(super) key: Option<Key>,
-    /// The object; or the field and what is wrong with it.
-    pub(super) result: Result<Object, String>,
+    /// The object; or what is wrong.
+    pub(super) result: Result<Object, Rejected>,
+}
+
+/// Something that is not valid.
+#[derive(Debug)]
+pub(super) struct Rejected {
+    /// The field and what is wrong with it.
+    pub(super) error: String,
+    /// For a policy: what holds in its place where its last good version is not known.
+    pub(super) closed: Option<Object>,
 }
 
 /// Reads a file's text: one JSON value, or any number of YAML documents.
@@ -60,10 +69,12 @@ fn read(document: usize, value: Result<Value, String>, trust_domain: &TrustDomai
             Some(_) => readings.push(Reading {
                 place,
                 key: None,
-                result: Err("items: not a list".to_owned()),
+                result: Err(Rejected::new(place, "items: not a list")),
             }),
         },
-        Err(error) => readings.push(Reading { place, key: None, result: Err(error) }),
+        Err(error) => {
+            readings.push(Reading { place, key: None, result: Err(Rejected::new(place, &error)) })
+        }
     }
     readings
 }
@@ -81,7 +92,7 @@ fn read_object(place: Place, value: Value, trust_domain: &TrustDomain) -> Option
         return Some(Reading {
             place,
             key: None,
-            result: Err(in_item(place, "apiVersion, kind: missing: not a Kubernetes object")),
+            result: Err(Rejected::new(place, "apiVersion, kind: missing: not a Kubernetes object")),
         });
     };
     let Some(kind) = Kind::from_type(api_version, kind) else {
@@ -96,6 +107,7 @@ fn read_object(place: Place, value: Value, trust_domain: &TrustDomain) -> Option
     };
     let metadata = |name| value.get("metadata")?.get(name)?.as_str();
     let key = Key::of(kind, metadata("namespace"), metadata("name"));
+    let mut closed = None;
     let result = match kind {
         Kind::Namespace => decode(value).and_then(|object: v1::Namespace| {
             let namespace = translate::namespace(&object).map_err(said)?;
@@ -114,12 +126,20 @@ fn read_object(place: Place, value: Value, trust_domain: &TrustDomain) -> Option
             let slice = translate::endpoint_slice(&object).map_err(said)?;
             Ok(slice.map(|slice| Object::Slice(Box::new(slice))))
         }),
-        Kind::PeerAuthentication => translate::peer_authentication(&value)
-            .map(|policy| Some(Object::PeerAuthentication(Box::new(policy))))
-            .map_err(|wrong| all_said(&wrong)),
-        Kind::AuthorizationPolicy => translate::authorization_policy(&value)
-            .map(|policy| Some(Object::AuthorizationPolicy(Box::new(policy))))
-            .map_err(|wrong| all_said(&wrong)),
+        Kind::PeerAuthentication => {
+            let object = |policy| Object::PeerAuthentication(Box::new(policy));
+            translate::peer_authentication(&value).map(object).map(Some).map_err(|wrong| {
+                closed = translate::closed_peer_authentication(&value).map(object);
+                all_said(&wrong)
+            })
+        }
+        Kind::AuthorizationPolicy => {
+            let object = |policy| Object::AuthorizationPolicy(Box::new(policy));
+            translate::authorization_policy(&value).map(object).map(Some).map_err(|wrong| {
+                closed = translate::closed_authorization_policy(&value).map(object);
+                all_said(&wrong)
+            })
+        }
     };
     let result = match result {
         Ok(None) => {
@@ -134,7 +154,7 @@ fn read_object(place: Place, value: Value, trust_domain: &TrustDomain) -> Option
             return None;
         }
         Ok(Some(object)) => Ok(object),
-        Err(error) => Err(in_item(place, &error)),
+        Err(error) => Err(Rejected { closed, ..Rejected::new(place, &error) }),
     };
     Some(Reading { place, key, result })
 }
@@ -157,9 +177,12 @@ fn all_said(wrong: &[Invalid]) -> String {
     wrong.join("; ")
 }
 
-fn in_item(place: Place, error: &str) -> String {
-    match place.item {
-        Some(item) => format!("items[{item}].{error}"),
-        None => error.to_owned(),
+impl Rejected {
+    fn new(place: Place, error: &str) -> Self {
+        let error = match place.item {
+            Some(item) => format!("items[{item}].{error}"),
+            None => error.to_owned(),
+        };
+        Self { error, closed: None }
     }
 }

@@ -214,7 +214,7 @@ pub fn read_text(
     for reading in document::read_all(text, json, trust_domain) {
         match reading.result {
             Ok(object) => drop(objects.entry(object.key()).or_insert(object)),
-            Err(error) => errors.push(error),
+            Err(rejected) => errors.push(rejected.error),
         }
     }
     let (snapshot, problems) = Snapshot::assemble(objects.values());

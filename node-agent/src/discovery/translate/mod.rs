@@ -23,12 +23,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use endpoints::{Address, SliceFacts, endpoint_slice};
 pub use pod::{PodFacts, netns, pod};
-pub use policy::{authorization_policy, peer_authentication};
+pub use policy::{
+    authorization_policy, closed_authorization_policy, closed_peer_authentication,
+    peer_authentication,
+};
 pub use service::{PortTarget, ServiceFacts, Target, service};
 pub use snapshot::{Problem, Snapshot};
 
 /// The label that opts namespaces and pods in and out.
 pub const MODE_LABEL: &str = "adit.dev/mode";
+
+/// The group of Istio's policies.
+const ISTIO_SECURITY: &str = "security.istio.io/";
 
 /// An object that the world is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,7 +112,8 @@ impl Object {
 }
 
 impl Kind {
-    /// The kind of an `apiVersion` and a `kind`; `None` where adit does not read it.
+    /// The kind of an `apiVersion` and a `kind`; `None` where adit does not read it. A policy of a version
+    /// of Istio's group that is not known is one all the same: not to read it is an error.
     #[must_use]
     pub fn from_type(api_version: &str, kind: &str) -> Option<Self> {
         match (api_version, kind) {
@@ -114,10 +121,10 @@ impl Kind {
             ("v1", "Pod") => Some(Self::Pod),
             ("v1", "Service") => Some(Self::Service),
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
-            ("security.istio.io/v1" | "security.istio.io/v1beta1", "PeerAuthentication") => {
+            (version, "PeerAuthentication") if version.starts_with(ISTIO_SECURITY) => {
                 Some(Self::PeerAuthentication)
             }
-            ("security.istio.io/v1" | "security.istio.io/v1beta1", "AuthorizationPolicy") => {
+            (version, "AuthorizationPolicy") if version.starts_with(ISTIO_SECURITY) => {
                 Some(Self::AuthorizationPolicy)
             }
             _ => None,

@@ -46,8 +46,9 @@ pub struct AuthorizationPolicy {
     selector: Selector,
     effect: Option<Effect>,
     action: Action,
-    rules: Box<[Rule]>,
+    rules: Arc<[Rule]>,
     gaps: Vec<Gap>,
+    closed: bool,
 }
 
 /// One rule: it matches what one of its sources, one of its operations and all of its conditions
@@ -92,6 +93,48 @@ impl AuthorizationPolicy {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn try_new(spec: AuthorizationPolicySpec) -> Result<Self, Vec<Invalid>> {
+        let (policy, wrong) = Self::check(spec);
+        if wrong.is_empty() { Ok(policy) } else { Err(wrong) }
+    }
+
+    /// The narrowest reading of a manifest that is not valid, for one whose last good version is not
+    /// known: what may have been in force is not opened up. `unread` are the paths of fields that could
+    /// not even be read as what they should be.
+    ///
+    /// An ALLOW rule with something invalid in it lets nothing in, and so does the whole policy if
+    /// something outside of its rules is invalid. A DENY rule denies as if the invalid field were absent,
+    /// and if the list of rules is what is invalid, everything; so does a policy whose action is invalid.
+    /// A label of the selector that is invalid counts as absent.
+    #[must_use]
+    pub fn closed(spec: AuthorizationPolicySpec, unread: &[String]) -> Self {
+        let (mut policy, wrong) = Self::check(spec);
+        // What such a policy says can be read: it never matches.
+        let wrong = wrong.iter().filter(|wrong| wrong.why != Why::NoRules);
+        let wrong = wrong.map(|wrong| &*wrong.field).chain(unread.iter().map(|field| &**field));
+        let wrong: Vec<&str> = wrong.collect();
+        if wrong.iter().any(|field| ["spec", "spec.action"].contains(field)) {
+            (policy.action, policy.effect) = (Action::Deny, Some(Effect::Deny));
+            policy.rules = Arc::new([Rule::default()]);
+        }
+        let mut rules = policy.rules.to_vec();
+        for field in wrong {
+            let rule = rule_of(field).and_then(|index| rules.get_mut(index));
+            match (policy.effect, rule) {
+                (Some(Effect::Allow), Some(rule)) => rule.never = true,
+                (Some(Effect::Allow), None) => rules.iter_mut().for_each(|rule| rule.never = true),
+                (Some(Effect::Deny), None) if field == "spec.rules" => {
+                    rules = vec![Rule::default()];
+                }
+                (Some(Effect::Deny) | None, _) => {}
+            }
+        }
+        policy.rules = rules.into();
+        policy.closed = true;
+        policy
+    }
+
+    /// The policy without what is wrong with it, and that.
+    fn check(spec: AuthorizationPolicySpec) -> (Self, Vec<Invalid>) {
         let mut wrong = Vec::new();
         let mut gaps = Vec::new();
         let action = Action::parse(&spec.action).unwrap_or_else(|why| {
@@ -119,7 +162,8 @@ impl AuthorizationPolicy {
             wrong.push(Why::TooMany.at("spec.rules", spec.rules.len().to_string()));
         }
         let selector = Selector::check(&spec.selector, &mut wrong);
-        let effect = if spec.targets { None } else { action.effect() };
+        let targets = spec.targets && spec.selector.is_empty();
+        let effect = if targets { None } else { action.effect() };
         let mut checked = rule::Checked {
             namespace: Arc::clone(&spec.name.namespace),
             allow: action == Action::Allow,
@@ -128,11 +172,8 @@ impl AuthorizationPolicy {
         };
         let rules = spec.rules.iter().enumerate();
         let rules = rules.map(|(index, rule)| checked.rule(index, rule)).collect();
-        if !checked.wrong.is_empty() {
-            return Err(checked.wrong);
-        }
         let id = PolicyId { kind: PolicyKind::AuthorizationPolicy, name: spec.name };
-        Ok(Self {
+        let policy = Self {
             id: Arc::new(id),
             created: spec.created,
             dry_run: spec.dry_run,
@@ -141,7 +182,9 @@ impl AuthorizationPolicy {
             action,
             rules,
             gaps: checked.gaps,
-        })
+            closed: false,
+        };
+        (policy, checked.wrong)
     }
 
     /// Its kind and name.
@@ -180,6 +223,12 @@ impl AuthorizationPolicy {
         self.effect
     }
 
+    /// Whether it is [the narrowest reading](Self::closed) of a manifest that is not valid.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Its rules. An ALLOW policy without any lets nothing in.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
@@ -191,6 +240,12 @@ impl AuthorizationPolicy {
     pub fn gaps(&self) -> &[Gap] {
         &self.gaps
     }
+}
+
+/// The rule that a field is in, by its place in `spec.rules`.
+fn rule_of(field: &str) -> Option<usize> {
+    let (index, _) = field.strip_prefix("spec.rules[")?.split_once(']')?;
+    index.parse().ok()
 }
 
 impl Action {

@@ -31,6 +31,7 @@ pub struct PeerAuthentication {
     mode: Option<Mode>,
     port_modes: BTreeMap<u16, Option<Mode>>,
     gaps: Vec<Gap>,
+    closed: bool,
 }
 
 impl PeerAuthentication {
@@ -39,6 +40,20 @@ impl PeerAuthentication {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn try_new(spec: PeerAuthenticationSpec) -> Result<Self, Vec<Invalid>> {
+        let (policy, wrong) = Self::check(spec);
+        if wrong.is_empty() { Ok(policy) } else { Err(wrong) }
+    }
+
+    /// The narrowest reading of a manifest that is not valid, for one whose last good version is not
+    /// known: STRICT on every port. A label of the selector that is invalid counts as absent.
+    #[must_use]
+    pub fn closed(spec: PeerAuthenticationSpec) -> Self {
+        let (policy, _wrong) = Self::check(spec);
+        Self { mode: Some(Mode::Strict), port_modes: BTreeMap::new(), closed: true, ..policy }
+    }
+
+    /// The policy without what is wrong with it, and that.
+    fn check(spec: PeerAuthenticationSpec) -> (Self, Vec<Invalid>) {
         let mut wrong = Vec::new();
         let mut gaps = Vec::new();
         let mut mode = |field: &str, text: &str, wrong: &mut Vec<Invalid>| match Mode::parse(text) {
@@ -72,11 +87,8 @@ impl PeerAuthentication {
         for field in spec.unsupported {
             gaps.push(Gap { field, why: GapReason::NoEffect });
         }
-        if !wrong.is_empty() {
-            return Err(wrong);
-        }
         let id = PolicyId { kind: PolicyKind::PeerAuthentication, name: spec.name };
-        Ok(Self {
+        let policy = Self {
             id: Arc::new(id),
             created: spec.created,
             dry_run: spec.dry_run,
@@ -84,7 +96,9 @@ impl PeerAuthentication {
             mode: whole,
             port_modes,
             gaps,
-        })
+            closed: false,
+        };
+        (policy, wrong)
     }
 
     /// Its kind and name.
@@ -103,6 +117,12 @@ impl PeerAuthentication {
     #[must_use]
     pub const fn dry_run(&self) -> bool {
         self.dry_run
+    }
+
+    /// Whether it is [the narrowest reading](Self::closed) of a manifest that is not valid.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// The pods it is for.

@@ -171,6 +171,40 @@ impl<'a> Choices<'a> {
         spec
     }
 
+    /// Makes a policy invalid, and says which of its fields then cannot even be read.
+    pub(super) fn spoil(&mut self, spec: &mut AuthorizationPolicySpec) -> Vec<String> {
+        let index = self.below(spec.rules.len().max(1));
+        let bad = || vec!["x".to_owned()];
+        match (self.below(6), spec.rules.get_mut(index)) {
+            (0, Some(rule)) => {
+                *rule = RuleSpec::default();
+                return vec![format!("spec.rules[{index}]")];
+            }
+            (1, Some(rule)) => {
+                rule.from = None;
+                return vec![format!("spec.rules[{index}].from")];
+            }
+            (2, Some(rule)) => {
+                let source = SourceSpec { not_ip_blocks: bad(), ..SourceSpec::default() };
+                rule.from.get_or_insert_default().push(source);
+                for source in rule.from.iter_mut().flatten() {
+                    source.ip_blocks.extend(bad());
+                }
+            }
+            (3, Some(rule)) => {
+                let key = "destination.port".to_owned();
+                rule.when.push(ConditionSpec { key, values: bad(), not_values: Vec::new() });
+            }
+            (4, _) => {
+                spec.rules.clear();
+                return vec!["spec.rules".to_owned()];
+            }
+            (5, _) => drop(spec.selector.insert("app".to_owned(), "w*".to_owned())),
+            _ => spec.action = "PERMIT".to_owned(),
+        }
+        Vec::new()
+    }
+
     fn rule(&mut self) -> RuleSpec {
         let mut rule = RuleSpec::default();
         if !self.one_in(3) {

@@ -17,7 +17,11 @@ use std::sync::Arc;
 use choices::Choices;
 use naive::{Manifest, Naive};
 
-use super::{Answer, Decision, Denied, DryRun, Grounds, PolicyId, RuleRef, decide, explain};
+use super::spec::PeerAuthenticationSpec;
+use super::{
+    Answer, AuthorizationPolicy, Decision, Denied, DryRun, Grounds, PeerAuthentication, PolicyId,
+    RuleRef, decide, explain,
+};
 use crate::flow::FlowContext;
 use crate::recheck::{Recheck, recheck};
 use crate::workload::{PodUid, Workload};
@@ -27,7 +31,7 @@ use crate::world::{Changes, Delta, World};
 /// with the naive evaluator.
 ///
 /// # Panics
-/// If they differ; if [`explain`] differs from [`decide`] or contradicts itself; if a change does not
+/// If they differ; if a policy that becomes invalid and whose last version is forgotten opens something up; if [`explain`] differs from [`decide`] or contradicts itself; if a change does not
 /// say that it touches a flow on which the decision has changed.
 pub fn check(bytes: &[u8]) {
     let mut choices = Choices::new(bytes);
@@ -44,6 +48,7 @@ pub fn check(bytes: &[u8]) {
             let flow = choices.flow(&scene.world);
             scene.compare(&flow);
             must_be_touched(&before, &scene.world, &changes, &flow);
+            scene.close(&mut choices, &flow);
         }
     }
 }
@@ -69,7 +74,7 @@ impl Scene {
             }
             2 | 3 => {
                 let spec = choices.peer_authentication();
-                let policy = super::PeerAuthentication::try_new(spec.clone());
+                let policy = PeerAuthentication::try_new(spec.clone());
                 let policy = policy.map_err(|wrong| assert!(!wrong.is_empty())).ok()?;
                 let id = (**policy.id()).clone();
                 self.naive.manifests.insert(id, Manifest::Peer(spec));
@@ -77,13 +82,36 @@ impl Scene {
             }
             _ => {
                 let spec = choices.authorization_policy();
-                let policy = super::AuthorizationPolicy::try_new(spec.clone());
+                let policy = AuthorizationPolicy::try_new(spec.clone());
                 let policy = policy.map_err(|wrong| assert!(!wrong.is_empty())).ok()?;
                 let id = (**policy.id()).clone();
                 self.naive.manifests.insert(id, Manifest::Authorization(spec));
                 Some(Delta::AuthorizationPolicy(policy))
             }
         }
+    }
+
+    /// Makes one policy invalid and forgets what it said.
+    fn close(&self, choices: &mut Choices<'_>, flow: &FlowContext) {
+        let manifests: Vec<&Manifest> = self.naive.manifests.values().collect();
+        let closed = match manifests.get(choices.below(manifests.len().max(1))) {
+            Some(Manifest::Peer(spec)) if !spec.dry_run => {
+                let spec = PeerAuthenticationSpec { mode: "strict".to_owned(), ..spec.clone() };
+                Delta::PeerAuthentication(PeerAuthentication::closed(spec))
+            }
+            Some(Manifest::Authorization(spec)) if !spec.dry_run => {
+                let mut spec = spec.clone();
+                let unread = choices.spoil(&mut spec);
+                let valid = AuthorizationPolicy::try_new(spec.clone()).is_ok();
+                assert!(!valid || !unread.is_empty(), "{spec:?}");
+                Delta::AuthorizationPolicy(AuthorizationPolicy::closed(spec, &unread))
+            }
+            _ => return,
+        };
+        let (world, _) = self.world.apply([closed.clone()]);
+        let (before, after) = (decide(&self.world, flow), decide(&world, flow));
+        let opened = before.verdict.is_err() && after.verdict.is_ok();
+        assert!(!opened, "{closed:#?} opens {flow:#?}: {:?}", before.grounds.by);
     }
 
     fn apply(&mut self, deltas: Vec<Delta>) -> Changes {

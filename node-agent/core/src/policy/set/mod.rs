@@ -101,6 +101,19 @@ impl PolicySet {
         }
     }
 
+    /// Whether a policy is the narrowest reading of a manifest that is not valid.
+    #[must_use]
+    pub fn is_closed(&self, id: &PolicyId) -> bool {
+        match id.kind {
+            PolicyKind::PeerAuthentication => {
+                self.peer_authentication(&id.name).is_some_and(|policy| policy.is_closed())
+            }
+            PolicyKind::AuthorizationPolicy => {
+                self.authorization_policy(&id.name).is_some_and(|policy| policy.is_closed())
+            }
+        }
+    }
+
     /// The pods that a policy is for; `None` if there is no such policy or it is for none.
     #[must_use]
     pub fn reach(&self, id: &PolicyId) -> Option<Reach> {

@@ -14,6 +14,7 @@ use crate::workload::{MeshMode, ObjectName, Owner, Phase, PodUid};
 use crate::world::Delta;
 
 mod authorization;
+mod closed;
 mod fields;
 mod outcome;
 mod peer;

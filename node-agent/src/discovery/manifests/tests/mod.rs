@@ -191,8 +191,9 @@ async fn a_document_that_was_never_good_is_left_out() {
     agent.pods(&["c"]).await;
     let status = agent.status(|status| status.errors.len() == 5).await;
     let missing = "apiVersion, kind: missing: not a Kubernetes object";
-    assert_eq!(status.errors[1], format!("b.yaml: document 1: {missing}"));
-    assert_eq!(status.errors[2], format!("b.yaml: document 2: {missing}"));
+    let unknown = "; what it said before this agent started is not known, and not in force";
+    assert_eq!(status.errors[1], format!("b.yaml: document 1: {missing}{unknown}"));
+    assert_eq!(status.errors[2], format!("b.yaml: document 2: {missing}{unknown}"));
     assert!(status.errors[3].starts_with("d.json: document 1: EOF"), "{status:?}");
     assert_eq!(status.errors[4], "e.yaml: not UTF-8: byte 3");
 }

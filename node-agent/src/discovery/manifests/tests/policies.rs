@@ -1,6 +1,6 @@
 //! Policies in a directory: Istio's own manifests, and what happens to one that becomes invalid.
 
-use adit_core::policy::{PolicyId, PolicyKind, Test};
+use adit_core::policy::{Mode, PolicyId, PolicyKind, Test};
 
 use super::*;
 
@@ -104,11 +104,78 @@ async fn a_policy_that_becomes_invalid_stays_in_force_as_it_was_and_is_reported(
 #[tokio::test]
 async fn a_policy_that_was_never_valid_is_reported_and_not_in_force() {
     let directory = TempDir::new();
-    directory.write("p.yaml", &policy("ports: [\"http\"]"));
     let agent = Agent::start_synced(&directory.path).await;
-    let status = agent.status(|status| !status.rejected.is_empty()).await;
-    assert_eq!(status.rejected.keys().collect::<Vec<_>>(), [&id("cart")]);
-    assert_eq!(agent.worlds.load().policies().authorization_policies().count(), 0);
+    for port in ["http", "https"] {
+        directory.write("p.yaml", &policy(&format!("ports: [\"{port}\"]")));
+        let status = agent.status(|status| rejection(status).is_some_and(|why| why.contains(port)));
+        assert_eq!(status.await.rejected.keys().collect::<Vec<_>>(), [&id("cart")]);
+        assert_eq!(agent.worlds.load().policies().authorization_policies().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn policies_that_are_invalid_when_the_agent_starts_open_nothing_up() {
+    let directory = TempDir::new();
+    directory.write("allow.yaml", &policy("ports: [\"http\"]"));
+    // A number where Istio has a text: as an ALLOW rule without ports it would let everybody in.
+    directory.write("ports.yaml", &named("numbers", "rules: [{to: [{operation: {ports: [80]}}]}]"));
+    directory.write("scalar.yaml", &named("scalar", "rules: [{from: all}]"));
+    directory.write("peer.yaml", &peer("{mtls: {mode: strict}}"));
+    let agent = Agent::start_synced(&directory.path).await;
+
+    let world = agent.worlds.load();
+    let policies = world.policies();
+    for name in ["cart", "numbers", "scalar"] {
+        let policy = policies.authorization_policy(&id(name).name).unwrap();
+        assert!(policy.is_closed() && policy.rules().iter().all(|rule| rule.never), "{policy:?}");
+    }
+    let peer = policies.peer_authentication(&id("cart").name).unwrap();
+    assert_eq!((peer.is_closed(), peer.mode()), (true, Some(Mode::Strict)));
+    assert_eq!(agent.status.load().rejected.len(), 4);
+
+    // Invalid otherwise: read anew. Half of it is repaired: the rule that is valid lets in.
+    directory
+        .write("ports.yaml", &named("numbers", "rules: [{}, {to: [{operation: {ports: [80]}}]}]"));
+    let lets_in = |world: &World, name| {
+        let policy = world.policies().authorization_policy(&id(name).name);
+        policy.is_some_and(|policy| policy.rules().iter().any(|rule| !rule.never))
+    };
+    agent.world(|world| lets_in(world, "numbers")).await;
+
+    // Valid, and invalid again: now a good version is known.
+    directory.write("allow.yaml", &policy("ports: [\"80\"]"));
+    agent.world(|world| lets_in(world, "cart")).await;
+    directory.write("allow.yaml", &policy("ports: [\"http\"]"));
+    agent.status(|status| rejection(status).is_some()).await;
+    assert!(lets_in(&agent.worlds.load(), "cart"));
+}
+
+#[tokio::test]
+async fn what_a_broken_text_said_before_the_agent_started_is_not_guessed() {
+    let directory = TempDir::new();
+    directory.write("p.yaml", "kind: [\n");
+    let agent = Agent::start_synced(&directory.path).await;
+    agent.status(|status| status.errors.len() == 1).await;
+
+    // It turns out to be a policy, which still is not valid.
+    directory.write("p.yaml", &policy("ports: [\"http\"]"));
+    agent.world(|world| world.policies().is_closed(&id("cart"))).await;
+}
+
+#[tokio::test]
+async fn a_policy_of_a_version_that_is_not_known_is_an_error() {
+    let directory = TempDir::new();
+    let agent = Agent::start_synced(&directory.path).await;
+    let text = policy("ports: [\"80\"]").replace("istio.io/v1", "istio.io/v2");
+    directory.write("p.yaml", &text);
+    let status = agent.status(|status| rejection(status).is_some()).await;
+    let why = "apiVersion: \"security.istio.io/v2\": \
+               not security.istio.io/v1 or security.istio.io/v1beta1";
+    assert_eq!(rejection(&status), Some(why));
+}
+
+fn rejection(status: &ManifestStatus) -> Option<&str> {
+    status.rejected.get(&id("cart")).map(|why| &**why)
 }
 
 fn id(name: &str) -> PolicyId {
@@ -116,9 +183,19 @@ fn id(name: &str) -> PolicyId {
 }
 
 fn policy(operation: &str) -> String {
+    named("cart", &format!("rules: [{{to: [{{operation: {{{operation}}}}}]}}]"))
+}
+
+fn named(name: &str, fields: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
-         metadata: {{name: cart, namespace: shop}}\n\
-         spec: {{rules: [{{to: [{{operation: {{{operation}}}}}]}}]}}\n"
+         metadata: {{name: {name}, namespace: shop}}\nspec: {{{fields}}}\n"
+    )
+}
+
+fn peer(spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+         metadata: {{name: cart, namespace: shop}}\nspec: {spec}\n"
     )
 }

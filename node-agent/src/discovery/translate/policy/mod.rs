@@ -30,6 +30,45 @@ const ADIT_DRY_RUN: &str = "adit.dev/dry-run";
 /// # Errors
 /// All fields that are invalid.
 pub fn peer_authentication(object: &Value) -> Result<PeerAuthentication, Vec<Invalid>> {
+    match peer_spec(object) {
+        (Some(spec), wrong) if wrong.is_empty() => {
+            PeerAuthentication::try_new(spec).map_err(as_invalid)
+        }
+        (_, wrong) => Err(wrong),
+    }
+}
+
+/// What holds in the place of a PeerAuthentication that is not valid and whose last good version is not
+/// known; `None` if not even its name can be read.
+#[must_use]
+pub fn closed_peer_authentication(object: &Value) -> Option<PeerAuthentication> {
+    peer_spec(object).0.map(PeerAuthentication::closed)
+}
+
+/// An AuthorizationPolicy.
+///
+/// # Errors
+/// All fields that are invalid.
+pub fn authorization_policy(object: &Value) -> Result<AuthorizationPolicy, Vec<Invalid>> {
+    match authorization_spec(object) {
+        (Some(spec), wrong) if wrong.is_empty() => {
+            AuthorizationPolicy::try_new(spec).map_err(as_invalid)
+        }
+        (_, wrong) => Err(wrong),
+    }
+}
+
+/// What holds in the place of an AuthorizationPolicy that is not valid and whose last good version is
+/// not known; `None` if not even its name can be read.
+#[must_use]
+pub fn closed_authorization_policy(object: &Value) -> Option<AuthorizationPolicy> {
+    let (spec, wrong) = authorization_spec(object);
+    let unread: Vec<String> = wrong.into_iter().map(|wrong| wrong.field).collect();
+    spec.map(|spec| AuthorizationPolicy::closed(spec, &unread))
+}
+
+/// What a PeerAuthentication says and what cannot be read; nothing if that is its name.
+fn peer_spec(object: &Value) -> (Option<PeerAuthenticationSpec>, Wrong) {
     let mut wrong = Vec::new();
     let mut object = Fields::of("", Some(object), &mut wrong);
     let metadata = metadata(&mut object, ADIT_DRY_RUN, &mut wrong);
@@ -45,19 +84,20 @@ pub fn peer_authentication(object: &Value) -> Result<PeerAuthentication, Vec<Inv
     }
     unsupported.extend(fields.rest_paths());
     unsupported.extend(object.rest_paths());
-    let Some(Metadata { name, created, dry_run }) = metadata.filter(|_| wrong.is_empty()) else {
-        return Err(wrong);
-    };
-    let spec =
-        PeerAuthenticationSpec { name, created, dry_run, selector, mode, port_modes, unsupported };
-    PeerAuthentication::try_new(spec).map_err(as_invalid)
+    let spec = metadata.map(|Metadata { name, created, dry_run }| PeerAuthenticationSpec {
+        name,
+        created,
+        dry_run,
+        selector,
+        mode,
+        port_modes,
+        unsupported,
+    });
+    (spec, wrong)
 }
 
-/// An AuthorizationPolicy.
-///
-/// # Errors
-/// All fields that are invalid.
-pub fn authorization_policy(object: &Value) -> Result<AuthorizationPolicy, Vec<Invalid>> {
+/// What an AuthorizationPolicy says and what cannot be read; nothing if that is its name.
+fn authorization_spec(object: &Value) -> (Option<AuthorizationPolicySpec>, Wrong) {
     let mut wrong = Vec::new();
     let mut object = Fields::of("", Some(object), &mut wrong);
     let metadata = metadata(&mut object, ISTIO_DRY_RUN, &mut wrong);
@@ -72,10 +112,7 @@ pub fn authorization_policy(object: &Value) -> Result<AuthorizationPolicy, Vec<I
     let rules = rules.into_iter().map(|(at, item)| rule(at, item, &mut wrong)).collect();
     unsupported.extend(fields.rest_paths());
     unsupported.extend(object.rest_paths());
-    let Some(Metadata { name, created, dry_run }) = metadata.filter(|_| wrong.is_empty()) else {
-        return Err(wrong);
-    };
-    let spec = AuthorizationPolicySpec {
+    let spec = metadata.map(|Metadata { name, created, dry_run }| AuthorizationPolicySpec {
         name,
         created,
         dry_run,
@@ -84,8 +121,8 @@ pub fn authorization_policy(object: &Value) -> Result<AuthorizationPolicy, Vec<I
         action,
         rules,
         unsupported,
-    };
-    AuthorizationPolicy::try_new(spec).map_err(as_invalid)
+    });
+    (spec, wrong)
 }
 
 struct Metadata {
@@ -96,8 +133,13 @@ struct Metadata {
 
 /// `None` only if something is wrong.
 fn metadata(object: &mut Fields<'_>, dry_run: &str, wrong: &mut Wrong) -> Option<Metadata> {
-    for known in ["apiVersion", "kind", "status"] {
+    for known in ["kind", "status"] {
         let _read = object.take(known);
+    }
+    let version = object.text("apiVersion", wrong);
+    if !["", "security.istio.io/v1", "security.istio.io/v1beta1"].contains(&&*version) {
+        let why = "not security.istio.io/v1 or security.istio.io/v1beta1";
+        wrong.push(Invalid::new("apiVersion", &version, why));
     }
     let mut fields = object.object("metadata", wrong);
     let mut name = |field: &str, wrong: &mut Wrong| {
