@@ -211,6 +211,29 @@ pub struct FlowRecord {
     pub end: Option<CloseReason>,
 }
 
+/// What a flow that lives has moved so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// The flow's number.
+    pub id: FlowId,
+    /// Payload bytes from source to destination.
+    pub sent: u64,
+    /// Payload bytes from destination to source.
+    pub received: u64,
+}
+
+impl Moved {
+    /// What was moved since an earlier time.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            id: self.id,
+            sent: self.sent.saturating_sub(earlier.sent),
+            received: self.received.saturating_sub(earlier.received),
+        }
+    }
+}
+
 impl FlowRecord {
     /// The grounds of a decision that no record of the flow has told before: it was let in, or it was
     /// refused, at once or later.

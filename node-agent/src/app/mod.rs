@@ -172,7 +172,7 @@ async fn start(
         pod: move |uid: &_| pods.load().workload(uid).is_some(),
         policy: move |id: &_| policies.load().policies().contains(id),
     };
-    let observing = tokio::spawn(observer::run(records, observer, sinks, known));
+    let observing = tokio::spawn(observer::run(records, observer, sinks, known, workers.moved()));
     tasks.push(tokio::spawn(rotating.run(shutdown.clone())));
     tasks.push(tokio::spawn(workers.recheck_on_changes(&worlds, shutdown.clone())));
     tasks.push(tokio::spawn(manifests::run(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use adit_core::flow::FlowRecord;
+use adit_core::flow::{FlowRecord, Moved};
 use adit_core::policy::PolicyId;
 use adit_core::workload::PodUid;
 use tokio::sync::{broadcast, mpsc};
@@ -27,6 +27,8 @@ const BATCH: usize = 256;
 /// How long records gather before they are handled: a worker that finds nobody waiting for its record
 /// wakes nobody, and a wake-up costs more than the record itself.
 const GATHER: Duration = Duration::from_millis(10);
+/// How often the bytes of open flows are counted, as Istio's proxies do.
+const REPORT: Duration = Duration::from_secs(15);
 /// How often metrics of pods that are gone are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -165,16 +167,19 @@ pub struct Known<P, Q> {
 }
 
 /// Receives records until every [`Recorder`] is gone: it ends with the last worker, and misses no
-/// flow that the drain cut.
-pub async fn run<P, Q>(
+/// flow that the drain cut. `moved` tells what the open flows have moved so far.
+pub async fn run<P, Q, M>(
     mut records: Records,
     observer: Observer,
     mut sinks: Sinks,
     known: Known<P, Q>,
+    moved: impl Fn() -> M + Send,
 ) where
     P: Fn(&PodUid) -> bool + Send,
     Q: Fn(&PolicyId) -> bool + Send,
+    M: Future<Output = Vec<Moved>> + Send,
 {
+    let mut report = tokio::time::interval(REPORT);
     let mut sweep = tokio::time::interval(SWEEP);
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -193,6 +198,7 @@ pub async fn run<P, Q>(
                     tokio::time::sleep(GATHER).await;
                 }
             }
+            _ = report.tick() => sinks.meter.moved(&moved().await, Instant::now()),
             _ = sweep.tick() => {
                 observer.hits.sweep(&known.policy);
                 sinks.meter.sweep(Instant::now(), &known.pod, &known.policy);
@@ -224,7 +230,7 @@ mod tests {
         recorder.record(samples::open(4));
         drop(recorder);
 
-        run(records, observer.clone(), sinks, everything()).await;
+        run(records, observer.clone(), sinks, everything(), nothing_moved).await;
 
         let ids: Vec<FlowId> = observer.recent().iter().map(|flow| flow.id).collect();
         assert_eq!(ids, [FlowId(2), FlowId(3)]);
@@ -245,7 +251,7 @@ mod tests {
         }
         drop(recorder);
 
-        run(records, observer, sinks, everything()).await;
+        run(records, observer, sinks, everything(), nothing_moved).await;
 
         assert!(matches!(quick.try_recv(), Err(TryRecvError::Lagged(4))));
         assert_eq!(quick.try_recv().unwrap().id, FlowId(4));
@@ -259,6 +265,10 @@ mod tests {
             recorder.record(samples::finished(id));
         }
         assert_eq!(observer.dropped(), 2);
+    }
+
+    async fn nothing_moved() -> Vec<Moved> {
+        Vec::new()
     }
 
     type Is<T> = fn(&T) -> bool;

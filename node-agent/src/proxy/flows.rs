@@ -9,7 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use adit_core::flow::{CloseReason, Direction, FlowContext, FlowId, FlowRecord, Party, Protocol};
+use adit_core::flow::{
+    CloseReason, Direction, FlowContext, FlowId, FlowRecord, Moved, Party, Protocol,
+};
 use adit_core::policy::Grounds;
 use adit_core::recheck::{self, Recheck};
 use adit_core::route::{self, Plan};
@@ -154,6 +156,16 @@ impl Flows {
     /// The flows that live, in order of their ids.
     pub(crate) fn list(&self) -> Vec<FlowRecord> {
         self.live.borrow().values().map(|live| live.snapshot(None)).collect()
+    }
+
+    /// What those that live have moved so far.
+    pub(crate) fn moved(&self) -> Vec<Moved> {
+        let moved = |(id, live): (&FlowId, &Rc<Live>)| Moved {
+            id: *id,
+            sent: live.sent.get(),
+            received: live.received.get(),
+        };
+        self.live.borrow().iter().map(moved).collect()
     }
 
     /// Ends all flows of a pod.

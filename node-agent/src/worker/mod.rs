@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use adit_core::flow::{CloseReason, Direction, FlowRecord, TlsInfo};
+use adit_core::flow::{CloseReason, Direction, FlowRecord, Moved, TlsInfo};
 use adit_core::identity::SpiffeId;
 use adit_core::workload::PodUid;
 use adit_core::world::Changes;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::runtime;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -89,6 +89,7 @@ enum Command {
     Tunnel(Box<AcceptedTunnel>),
     Recheck(Option<Arc<Changes>>),
     Flows(oneshot::Sender<Vec<FlowRecord>>),
+    Moved(oneshot::Sender<Vec<Moved>>),
     Tunnels(oneshot::Sender<Vec<TunnelStatus>>),
     Drain(oneshot::Sender<()>),
     EndAll(oneshot::Sender<usize>),
@@ -194,6 +195,20 @@ impl Workers {
         flows
     }
 
+    /// Asks what the flows that live now have moved so far. It does not keep the workers alive.
+    pub fn moved(&self) -> impl Fn() -> BoxFuture<'static, Vec<Moved>> + Send + use<> {
+        let links = Arc::downgrade(&self.links);
+        move || {
+            let answers = links.upgrade().map(|links| ask_all(&links, Command::Moved));
+            Box::pin(async move {
+                match answers {
+                    Some(answers) => answers.await.into_iter().flatten().collect(),
+                    None => Vec::new(),
+                }
+            })
+        }
+    }
+
     /// The tunnels that are open now.
     pub async fn tunnels(&self) -> Vec<TunnelStatus> {
         self.ask_all(Command::Tunnels).await.into_iter().flatten().collect()
@@ -241,18 +256,23 @@ impl Workers {
     }
 
     async fn ask_all<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
-        let answers: Vec<_> = self
-            .links
-            .iter()
-            .map(|link| {
-                let (sender, receiver) = oneshot::channel();
-                link.send(command(sender));
-                receiver
-            })
-            .collect();
-        // A worker that has ended has nothing to say.
-        join_all(answers).await.into_iter().filter_map(Result::ok).collect()
+        ask_all(&self.links, command).await
     }
+}
+
+/// Asks all workers at once, and waits for their answers.
+fn ask_all<T, C: Fn(oneshot::Sender<T>) -> Command>(
+    links: &[Link],
+    command: C,
+) -> impl Future<Output = Vec<T>> + use<T, C> {
+    let ask = |link: &Link| {
+        let (sender, receiver) = oneshot::channel();
+        link.send(command(sender));
+        receiver
+    };
+    let answers: Vec<_> = links.iter().map(ask).collect();
+    // A worker that has ended has nothing to say.
+    async move { join_all(answers).await.into_iter().filter_map(Result::ok).collect() }
 }
 
 impl std::fmt::Debug for Workers {

@@ -78,6 +78,7 @@ async fn serve(mut pods: Pods, mut commands: mpsc::UnboundedReceiver<Command>) {
                 stages.flows.recheck(&stages.worlds.load(), changes.as_deref());
             }
             Command::Flows(list) => answer(list, stages.flows.list()),
+            Command::Moved(list) => answer(list, stages.flows.moved()),
             Command::Tunnels(list) => answer(list, pods.tunnels()),
             Command::Drain(done) => {
                 pods.remove_all();

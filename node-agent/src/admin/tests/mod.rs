@@ -347,7 +347,7 @@ impl Agent {
         let access_log = AccessLog::new(AccessLogSettings { enabled: false });
         let sinks = Sinks { meter, access_log };
         let known = Known { pod: |_: &_| true, policy: |_: &_| true };
-        tokio::spawn(observer::run(records, observer.clone(), sinks, known));
+        tokio::spawn(observer::run(records, observer.clone(), sinks, known, async || Vec::new()));
         let readiness = Readiness::new();
         let guard = Mutex::new(Some(readiness.guard("the first certificates")));
         let (_subscriber, log) = build(&LogSettings::default(), std::io::sink).unwrap();

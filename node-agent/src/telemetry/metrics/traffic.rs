@@ -1,12 +1,12 @@
-//! Counters of flows. A flow is counted once opened and once closed; its bytes are added when it
-//! closes. How many series there can be is bounded: see [`Limits`].
+//! Counters of flows. A flow is counted once opened and once closed; its bytes are added from time to
+//! time while it is open, and when it closes. How many series there can be is bounded: see [`Limits`].
 
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_core::flow::{FlowId, FlowRecord, Protocol};
+use adit_core::flow::{FlowId, FlowRecord, Moved, Protocol};
 use adit_core::policy::PolicyId;
 use adit_core::workload::PodUid;
 use prometheus_client::metrics::counter::Counter;
@@ -72,6 +72,8 @@ struct Open {
     labels: Arc<TrafficLabels>,
     direction: &'static str,
     protocol: &'static str,
+    /// What was counted of it.
+    counted: Moved,
 }
 
 /// What is counted for one label set. It has its counters at hand: to find one in its family costs
@@ -83,13 +85,13 @@ struct Series {
     source: Option<PodUid>,
     destination: Option<PodUid>,
     opened: Option<Counter>,
-    closed: Option<Closed>,
+    closed: Option<Counter>,
+    bytes: Option<Bytes>,
 }
 
-/// The counters of flows that have ended.
+/// The counters of payload.
 #[derive(Debug)]
-struct Closed {
-    closed: Counter,
+struct Bytes {
     sent: Counter,
     received: Counter,
 }
@@ -118,16 +120,17 @@ impl FlowMeter {
             self.opened(flow, now);
             return;
         };
-        let labels = match self.open.remove(&flow.id) {
+        let (labels, counted) = match self.open.remove(&flow.id) {
             Some(open) => {
                 self.families.open.get_or_create(&open.kind()).dec();
-                open.labels
+                (open.labels, open.counted)
             }
             // Refused before it was decided, or its opening was not seen: both at once.
-            None => self.count_opened(flow, now),
+            None => (self.count_opened(flow, now), nothing(flow.id)),
         };
+        let moved = Moved { id: flow.id, sent: flow.sent, received: flow.received };
         let labels = labels.ended(end).map_or(labels, Arc::new);
-        self.series(&labels, flow, now).count_closed(flow);
+        self.series(&labels, flow, now).count_closed(moved.since(&counted));
         self.families.label_sets.set(signed(self.series.len()));
         let plaintext_reason = match flow.protocol {
             Protocol::Plaintext(why) => why.as_label(),
@@ -142,6 +145,22 @@ impl FlowMeter {
         self.families.ended.get_or_create(&ended).inc();
     }
 
+    /// Counts what open flows have moved since this was called last.
+    pub fn moved(&mut self, all: &[Moved], now: Instant) {
+        let Self { families, series, common, open, .. } = self;
+        for moved in all {
+            // One whose opening found no room is counted when it ends.
+            let Some(open) = open.get_mut(&moved.id) else { continue };
+            let labels = &open.labels;
+            let Some(series) = series.get_mut(labels).or_else(|| common.get_mut(labels)) else {
+                continue;
+            };
+            series.last_used = now;
+            InFamilies { series, families }.count_bytes(moved.since(&open.counted));
+            open.counted = *moved;
+        }
+    }
+
     fn opened(&mut self, flow: &FlowRecord, now: Instant) {
         if self.open.contains_key(&flow.id) {
             return;
@@ -149,7 +168,7 @@ impl FlowMeter {
         if self.open.len() < self.limits.open_flows {
             let labels = self.count_opened(flow, now);
             let (direction, protocol) = (flow.direction.as_label(), flow.protocol.as_label());
-            let open = Open { labels, direction, protocol };
+            let open = Open { labels, direction, protocol, counted: nothing(flow.id) };
             self.families.open.get_or_create(&open.kind()).inc();
             self.open.insert(flow.id, open);
         } else {
@@ -185,6 +204,7 @@ impl FlowMeter {
             destination: flow.destination.workload.as_ref().map(|pod| pod.uid.clone()),
             opened: None,
             closed: None,
+            bytes: None,
         });
         series.last_used = now;
         InFamilies { series, families }
@@ -243,18 +263,22 @@ impl InFamilies<'_> {
         Arc::clone(labels)
     }
 
-    fn count_closed(self, flow: &FlowRecord) {
-        let Self { series: Series { labels, closed, .. }, families } = self;
-        let counters = closed.get_or_insert_with(|| Closed {
-            closed: families.closed.get_or_create_owned(labels),
+    fn count_closed(self, moved: Moved) {
+        let Series { labels, closed, .. } = &mut *self.series;
+        closed.get_or_insert_with(|| self.families.closed.get_or_create_owned(labels)).inc();
+        self.count_bytes(moved);
+    }
+
+    fn count_bytes(self, moved: Moved) {
+        let Self { series: Series { labels, bytes, .. }, families } = self;
+        let counters = bytes.get_or_insert_with(|| Bytes {
             sent: families.sent.get_or_create_owned(labels),
             received: families.received.get_or_create_owned(labels),
         });
-        counters.closed.inc();
         // Istio counts as the destination does, whoever reports: `received` is what the source
         // sent (the request), `sent` what it got back.
-        counters.sent.inc_by(flow.received);
-        counters.received.inc_by(flow.sent);
+        counters.sent.inc_by(moved.received);
+        counters.received.inc_by(moved.sent);
     }
 }
 
@@ -272,12 +296,12 @@ impl Families {
         );
         registry.register(
             "istio_tcp_sent_bytes",
-            "Bytes that destinations sent in response; added when a connection closes",
+            "Bytes that destinations sent in response, those of open connections included",
             self.sent.clone(),
         );
         registry.register(
             "istio_tcp_received_bytes",
-            "Bytes that destinations received in request; added when a connection closes",
+            "Bytes that destinations received in request, those of open connections included",
             self.received.clone(),
         );
         registry.register(
@@ -285,11 +309,7 @@ impl Families {
             "Flows that ended, by what carried them and why they ended",
             self.ended.clone(),
         );
-        registry.register(
-            "adit_flows_open",
-            "Flows open now; their bytes are counted when they end",
-            self.open.clone(),
-        );
+        registry.register("adit_flows_open", "Flows open now", self.open.clone());
         registry.register(
             "adit_metrics_label_sets",
             "Label sets of Istio's metrics in use",
@@ -305,6 +325,10 @@ impl Families {
     fn overflow(&self, limit: &'static str) -> impl Deref<Target = Counter> {
         self.overflow.get_or_create(&[("limit", limit)])
     }
+}
+
+const fn nothing(id: FlowId) -> Moved {
+    Moved { id, sent: 0, received: 0 }
 }
 
 fn signed(count: usize) -> i64 {
@@ -364,6 +388,28 @@ mod tests {
             "adit_flows_total{direction=\"outbound\",protocol=\"hbone\",plaintext_reason=\"\",\
              reason=\"finished\"} 1\n",
         );
+    }
+
+    #[test]
+    fn the_bytes_of_an_open_flow_are_counted_while_it_is_open_and_none_of_them_twice() {
+        let mut test = Test::new(Limits::default());
+        let whole = samples::finished(7);
+        let open = FlowRecord { end: None, ..whole.clone() };
+        test.meter.count(&open, test.start);
+        let half = Moved { id: whole.id, sent: 12, received: 48_000 };
+        for _ in 0..2 {
+            test.meter.moved(&[half, Moved { id: FlowId(99), ..half }], test.start);
+            let text = test.text();
+            assert_has(&text, &format!("istio_tcp_sent_bytes_total{OUTBOUND} 48000\n"));
+            assert_has(&text, &format!("istio_tcp_received_bytes_total{OUTBOUND} 12\n"));
+            assert!(!text.contains("closed_total{"), "{text}");
+        }
+
+        test.meter.count(&whole, test.start);
+
+        let text = test.text();
+        assert_has(&text, &format!("istio_tcp_sent_bytes_total{OUTBOUND} 48213\n"));
+        assert_has(&text, &format!("istio_tcp_received_bytes_total{OUTBOUND} 312\n"));
     }
 
     #[test]
