@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use adit_e2e::agent::Setup;
 use adit_e2e::netns::Netns;
+use adit_e2e::view::Flow;
 use adit_e2e::wait::{SOON, wait_until};
 use adit_e2e::{Node, Pod, PodSpec, client, server};
 use nix::sys::signal::Signal;
@@ -58,10 +59,9 @@ fn silence_and_garbage_at_the_tunnel_port_hold_nobody_up_and_are_ended() {
         });
     }
     let agent = scene.cluster.agent(Node::B);
-    let refused = agent.flows().unwrap().into_iter().filter(|flow| flow.to_port(15008));
-    let ends: Vec<_> = refused.filter_map(|flow| flow.end).collect();
     for reason in ["tls_timed_out", "tls_protocol"] {
-        assert!(ends.iter().any(|end| end == reason), "{reason} in {ends:?}");
+        let refused = |flow: &Flow| flow.to_port(15008) && flow.end.as_deref() == Some(reason);
+        agent.wait_flow(reason, refused).unwrap();
     }
     client.run(|| client::echo(server.at4(8080), b"nor afterwards")).unwrap().unwrap();
 }
@@ -146,9 +146,8 @@ fn new_flows_work_again_when_the_link_between_the_nodes_is_back() {
         client.run(|| client::echo(server.at4(8080), b"back")).is_ok_and(|done| done.is_ok())
     })
     .unwrap();
-    let ends: Vec<_> = scene.cluster.agent(Node::A).flows().unwrap();
-    let ends: Vec<_> = ends.into_iter().filter_map(|flow| flow.end).collect();
-    assert!(ends.iter().any(|end| end == "tunnel_lost"), "{ends:?}");
+    let lost = |flow: &Flow| flow.end.as_deref() == Some("tunnel_lost");
+    scene.cluster.agent(Node::A).wait_flow("tunnel_lost", lost).unwrap();
 }
 
 #[test]
