@@ -10,7 +10,7 @@ use adit::datapath::{self, Settings};
 fn main() -> ExitCode {
     cli::main(&Local {
         run: |options| app::run(Some(&options.config)),
-        ca_serve: |options| app::ca::serve(options.service, options.manifests, &options.log),
+        ca_serve: |options| app::ca::serve(options.service, options.source, &options.log),
         probe: |options| {
             let settings = Settings { pins: options.pins, ..Settings::default() };
             Ok(probe::probe(&settings).into_iter().map(finding).collect())

@@ -11,8 +11,8 @@ use adit_core::hbone;
 use adit_core::identity::SpiffeId;
 use adit_core::route::{self, Query};
 use adit_core::workload::{
-    Affinity, Endpoint, MeshMode, Namespace, ObjectName, Owner, Phase, PodUid, Service,
-    ServicePort, Workload,
+    Affinity, Endpoint, Hints, InternalTraffic, MeshMode, Namespace, ObjectName, Owner, Phase,
+    PodUid, Service, ServicePort, Workload,
 };
 use adit_core::world::{Delta, World};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -66,12 +66,20 @@ fn world(pods: u32) -> World {
         let name = ObjectName::new("shop", &format!("service-{number}"));
         let ports = vec![ServicePort { name: Arc::from("http"), port: PORT }];
         let vips = vec![vip(number).into()];
-        let service = Service { name: name.clone(), vips, ports, affinity: Affinity::None };
+        let service = Service {
+            name: name.clone(),
+            vips,
+            ports,
+            affinity: Affinity::None,
+            internal_traffic: InternalTraffic::Cluster,
+        };
         let first = number * ENDPOINTS;
         let endpoints = (first..first + ENDPOINTS).map(|pod| Endpoint {
             address: pod_address(pod).into(),
             ports: BTreeMap::from([(Arc::from("http"), PORT)]),
             ready: true,
+            node: None,
+            hints: Hints::default(),
         });
         [Delta::Service(service), Delta::Endpoints(name, endpoints.collect())]
     });

@@ -16,6 +16,7 @@ pub mod enrolment;
 pub mod flow;
 pub mod hbone;
 pub mod identity;
+pub mod issuance;
 pub mod policy;
 pub mod pool;
 pub mod recheck;

@@ -62,6 +62,8 @@ pub struct Owner {
 pub enum Phase {
     /// Pending or Running: holds its addresses.
     Active,
+    /// Being deleted: holds its addresses until it is gone, and gets nothing new.
+    Terminating,
     /// Succeeded or Failed: its addresses may belong to another pod by now.
     Finished,
 }
@@ -105,6 +107,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.sessionAffinity`.
     pub affinity: Affinity,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_traffic: InternalTraffic,
 }
 
 /// One TCP port of a service. Endpoints carry the same name.
@@ -125,6 +129,26 @@ pub enum Affinity {
     ClientIp(Duration),
 }
 
+/// Which endpoints connections from inside the cluster may go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InternalTraffic {
+    /// All of them.
+    #[default]
+    Cluster,
+    /// Those on the caller's node, and nowhere if there is none.
+    Local,
+}
+
+/// For whom an endpoint is meant first. A controller writes it as the service's
+/// `trafficDistribution` or topology annotation says; empty where it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Hints {
+    /// Callers on these nodes.
+    pub nodes: Vec<NodeName>,
+    /// Callers in these zones.
+    pub zones: Vec<Arc<str>>,
+}
+
 /// One endpoint of a service, as an EndpointSlice lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -134,6 +158,10 @@ pub struct Endpoint {
     pub ports: BTreeMap<Arc<str>, u16>,
     /// Whether new connections may go there.
     pub ready: bool,
+    /// The node that it is on, where that is known.
+    pub node: Option<NodeName>,
+    /// For whom it is meant first.
+    pub hints: Hints,
 }
 
 impl PodUid {

@@ -1,6 +1,5 @@
 //! The parts of the agent as the admin socket wants to see them.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use crate::admin::view::{CertificateView, Fact, Problem, Severity, Timestamp};
 use crate::admin::{DiscoveryFacts, Sources};
 use crate::datapath::kernel::KernelDatapath;
-use crate::discovery::manifests;
+use crate::discovery::StatusHandle;
 use crate::enrol::{Enrolments, PodState, PodStatus};
 use crate::identity::{CertificateStatus, Certificates};
 use crate::shutdown::{Phase, Trigger};
@@ -24,8 +23,9 @@ pub(super) struct Parts {
     pub(super) workers: Workers,
     pub(super) enrolments: Enrolments,
     pub(super) certificates: Certificates,
-    pub(super) manifests: manifests::StatusHandle,
-    pub(super) directory: PathBuf,
+    /// What feeds the world, in words.
+    pub(super) source: String,
+    pub(super) discovery: StatusHandle,
     pub(super) kernel: KernelDatapath,
     pub(super) trigger: Arc<Trigger>,
     pub(super) ending: Arc<Ending>,
@@ -64,9 +64,9 @@ impl Sources for Parts {
     }
 
     fn discovery(&self) -> DiscoveryFacts {
-        let status = self.manifests.load();
+        let status = self.discovery.load();
         DiscoveryFacts {
-            source: format!("manifests {}", self.directory.display()),
+            source: self.source.clone(),
             updated: status.last_change,
             errors: status.errors.clone(),
             stale: status.stale.clone(),

@@ -22,8 +22,7 @@ use crate::admin;
 use crate::config::{Config, Mesh, ProcessEnvironment};
 use crate::datapath::kernel::KernelDatapath;
 use crate::datapath::lock::PinsLock;
-use crate::discovery::Worlds;
-use crate::discovery::manifests;
+use crate::discovery::{StatusHandle, Worlds};
 use crate::enrol::{Enroller, Enrolments};
 use crate::identity::{Certificates, Clock, Configured};
 use crate::observer;
@@ -115,7 +114,7 @@ async fn start(
     let doors = Doors::open(&config).await?;
     let pins = PinsLock::take(&config.datapath)?;
     let readiness = Readiness::new();
-    let discovered = readiness.guard("the first list of manifests");
+    let discovered = readiness.guard("the first list from discovery");
     if let Err(error) = process::raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
@@ -141,7 +140,7 @@ async fn start(
         rand::random(),
     );
     let enrolments = enroller.enrolments();
-    let manifests = manifests::StatusHandle::new();
+    let discovery = StatusHandle::new();
     let deadline = ArcSwap::from_pointee(config.drain_deadline);
     let ending =
         Arc::new(Ending { deadline, until: ArcSwapOption::empty(), cut: watch::Sender::new(None) });
@@ -149,8 +148,8 @@ async fn start(
         workers: workers.clone(),
         enrolments: enrolments.clone(),
         certificates,
-        manifests: manifests.clone(),
-        directory: config.discovery.manifests.directory.clone(),
+        source: config.discovery.source.to_string(),
+        discovery: discovery.clone(),
         kernel: kernel.clone(),
         trigger: Arc::clone(trigger),
         ending: Arc::clone(&ending),
@@ -175,11 +174,10 @@ async fn start(
     let observing = tokio::spawn(observer::run(records, observer, sinks, known, workers.moved()));
     tasks.push(tokio::spawn(rotating.run(shutdown.clone())));
     tasks.push(tokio::spawn(workers.recheck_on_changes(&worlds, shutdown.clone())));
-    tasks.push(tokio::spawn(manifests::run(
-        config.discovery.manifests,
+    tasks.push(tokio::spawn(config.discovery.source.run(
         config.mesh.trust_domain,
         worlds.clone(),
-        manifests,
+        discovery,
         shutdown.clone(),
     )));
     tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds.clone(), enrolments)));

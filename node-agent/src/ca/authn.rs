@@ -1,4 +1,5 @@
-//! Which node is calling: a bearer token, looked up in a file of tokens by node.
+//! Who is calling: a bearer token, reviewed by the API server, or looked up in a file of tokens by
+//! node:
 //!
 //! ```yaml
 //! node-a: some-long-random-text
@@ -10,36 +11,97 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use adit_core::issuance::Caller;
 use adit_core::workload::NodeName;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use crate::ca::kubernetes::Reviews;
 use crate::pki::{PkiError, read_private};
 
 /// Below this a token could be guessed.
 const SHORT: usize = 16;
 
-/// Why a caller is no node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoNode {
+/// Why nobody can be told from what a caller presents.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoCaller {
     /// There is no `authorization: Bearer …`.
     #[error("no bearer token was given")]
     Missing,
     /// No node has this token.
     #[error("the token is not known")]
     Unknown,
+    /// It is no JSON web token.
+    #[error("the token is not one of a Kubernetes service account")]
+    Malformed,
+    /// It has neither an audience nor an end.
+    #[error("the token is one of a Secret, bound to no pod and no audience: give a projected one")]
+    Legacy,
+    /// It is for somebody else.
+    #[error("the token is for another audience")]
+    OtherAudience,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Its pod or its service account is gone.
+    #[error("the token's pod or service account is gone")]
+    Invalidated,
+    /// The API server does not accept it.
+    #[error("the API server does not accept the token: {0}")]
+    Rejected(String),
+    /// It is of a user that is no service account.
+    #[error("the token is of no service account")]
+    NoAccount,
+    /// The API server cannot be asked now.
+    #[error("the token cannot be checked now: {0}")]
+    Unreviewed(String),
 }
 
-impl NoNode {
+impl NoCaller {
     /// The spelling used by metrics, log lines and the command line.
     #[must_use]
-    pub(super) const fn as_label(self) -> &'static str {
+    pub(super) const fn as_label(&self) -> &'static str {
         match self {
             Self::Missing => "token_missing",
             Self::Unknown => "token_unknown",
+            Self::Malformed => "token_malformed",
+            Self::Legacy => "token_legacy",
+            Self::OtherAudience => "token_for_other_audience",
+            Self::Expired => "token_expired",
+            Self::Invalidated => "token_invalidated",
+            Self::Rejected(_) => "token_rejected",
+            Self::NoAccount => "token_of_no_service_account",
+            Self::Unreviewed(_) => "token_not_reviewed",
+        }
+    }
+}
+
+/// Tells callers apart.
+pub(super) enum Callers {
+    /// By a file of tokens: nodes.
+    Tokens(Tokens),
+    /// By the API server: pods.
+    Reviews(Reviews),
+}
+
+impl Callers {
+    /// Who presents this `authorization` header.
+    pub(super) async fn authenticate(
+        &self,
+        header: Option<&[u8]>,
+        now: SystemTime,
+    ) -> Result<Caller, NoCaller> {
+        let token = header.and_then(bearer).ok_or(NoCaller::Missing)?;
+        match self {
+            Self::Tokens(tokens) => Ok(Caller::Node(tokens.node(token)?)),
+            Self::Reviews(reviews) => {
+                let unix = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                Ok(Caller::Pod(reviews.review(token, unix).await?))
+            }
         }
     }
 }
@@ -81,9 +143,8 @@ impl Tokens {
         Ok(Self { path: path.to_owned(), state: Mutex::new(State { seen, nodes }) })
     }
 
-    /// The node whose token stands in this `authorization` header.
-    pub(super) fn authenticate(&self, header: Option<&[u8]>) -> Result<NodeName, NoNode> {
-        let token = header.and_then(bearer).ok_or(NoNode::Missing)?;
+    /// The node whose token this is.
+    fn node(&self, token: &[u8]) -> Result<NodeName, NoCaller> {
         let presented = hash(token);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.refresh(&mut state);
@@ -94,7 +155,7 @@ impl Tokens {
                 found = Some(node.clone());
             }
         }
-        found.ok_or(NoNode::Unknown)
+        found.ok_or(NoCaller::Unknown)
     }
 
     fn refresh(&self, state: &mut State) {
@@ -197,25 +258,24 @@ mod tests {
             format!("node-a: token-of-node-a-0\nnode-b: [other-other-other, 'sha256:{b}']\n");
         let file = File::new(&text);
         let tokens = Tokens::open(&file.0).unwrap();
-        let ask = |header: &str| tokens.authenticate(Some(header.as_bytes()));
+        let ask = |header: &str| ask(&tokens, header);
         assert_eq!(ask("Bearer token-of-node-a-0"), Ok(NodeName::new("node-a")));
         assert_eq!(ask("bearer token-of-node-b-0"), Ok(NodeName::new("node-b")));
         assert_eq!(ask("Bearer other-other-other"), Ok(NodeName::new("node-b")));
-        assert_eq!(ask("Bearer token-of-node-a-1"), Err(NoNode::Unknown));
-        assert_eq!(ask(&format!("Bearer sha256:{b}")), Err(NoNode::Unknown));
+        assert_eq!(ask("Bearer token-of-node-a-1"), Err(NoCaller::Unknown));
+        assert_eq!(ask(&format!("Bearer sha256:{b}")), Err(NoCaller::Unknown));
         for header in ["", "Bearer", "Bearer ", "Basic token-of-node-a-0", "\u{e9}"] {
-            assert_eq!(ask(header), Err(NoNode::Missing), "{header:?}");
+            assert_eq!(ask(header), Err(NoCaller::Missing), "{header:?}");
         }
-        assert_eq!(tokens.authenticate(None), Err(NoNode::Missing));
     }
 
     #[test]
     fn a_change_of_the_file_counts_at_once_and_a_broken_one_leaves_the_tokens_as_they_were() {
         let file = File::new("node-a: the-first-token-1\n");
         let tokens = Tokens::open(&file.0).unwrap();
-        let ask = |header: &str| tokens.authenticate(Some(header.as_bytes()));
+        let ask = |header: &str| ask(&tokens, header);
         file.replace("node-a: the-second-token-22\n");
-        assert_eq!(ask("Bearer the-first-token-1"), Err(NoNode::Unknown));
+        assert_eq!(ask("Bearer the-first-token-1"), Err(NoCaller::Unknown));
         assert!(ask("Bearer the-second-token-22").is_ok());
         file.replace("node-a: {");
         assert!(ask("Bearer the-second-token-22").is_ok());
@@ -245,6 +305,10 @@ mod tests {
         fs::set_permissions(&file.0, fs::Permissions::from_mode(0o644)).unwrap();
         let error = Tokens::open(&file.0).map(|_| ()).unwrap_err();
         assert!(matches!(error, PkiError::Exposed { .. }), "{error}");
+    }
+
+    fn ask(tokens: &Tokens, header: &str) -> Result<NodeName, NoCaller> {
+        tokens.node(bearer(header.as_bytes()).ok_or(NoCaller::Missing)?)
     }
 
     struct File(PathBuf);

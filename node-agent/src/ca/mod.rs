@@ -4,7 +4,10 @@
 
 mod authn;
 pub mod init;
+pub mod kubernetes;
 mod service;
+mod serving;
+mod signing;
 #[cfg(test)]
 mod tests;
 
@@ -15,11 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::identity::TrustDomain;
+use adit_core::issuance::Rules;
+use adit_core::workload::ObjectName;
 use dashmap::DashMap;
-use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::NoServerSessionStorage;
-use rustls::version::TLS13;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -30,13 +31,15 @@ use tonic::transport::Server;
 use tracing::{debug, info, warn};
 
 use crate::discovery::Worlds;
-use crate::identity::{ALPN, Clock, provider};
+use crate::identity::Clock;
 use crate::pki::{Authority, PkiError};
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use crate::shutdown::{Phase, Shutdown};
 
-use authn::Tokens;
+use authn::{Callers, Tokens};
 use service::Service;
+use serving::Serving;
+use signing::Signing;
 
 /// A TLS handshake must be over within this time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -48,26 +51,38 @@ const MAX_REQUEST: usize = 64 * 1024;
 const CONNECTION_AGE: Duration = Duration::from_secs(600);
 /// Requests that are open when the end is asked for have this long.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How often the serving certificate is looked at.
+const RENEWAL_LOOK: Duration = Duration::from_secs(60);
 /// When the end of the CA's certificate is this near, somebody should know.
 const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What `adit ca serve` needs to know. Which pods run where comes from a [`Worlds`].
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// The directory that `adit ca init` made.
-    pub directory: PathBuf,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The file of node tokens.
-    pub tokens: PathBuf,
     /// The trust domain whose identities are signed.
     pub trust_domain: TrustDomain,
-    /// The name of this service in its TLS certificate.
-    pub name: String,
-    /// More DNS names for it.
-    pub dns: Vec<String>,
+    /// The DNS names of this service in its TLS certificate.
+    pub names: Vec<String>,
     /// Addresses for it.
-    pub ip: Vec<IpAddr>,
+    pub addresses: Vec<IpAddr>,
+    /// Where the keys are, and how callers are told apart.
+    pub backing: Backing,
+}
+
+/// Where the CA's keys are, and how callers are told apart.
+#[derive(Debug, Clone)]
+pub enum Backing {
+    /// Files of this machine.
+    Files {
+        /// The directory that `adit ca init` made.
+        directory: PathBuf,
+        /// The file of node tokens.
+        tokens: PathBuf,
+    },
+    /// A cluster.
+    Kubernetes(kubernetes::Options),
 }
 
 /// Why the CA cannot serve.
@@ -88,6 +103,9 @@ pub enum CaError {
         #[source]
         source: io::Error,
     },
+    /// The Secret with the keys, or the ConfigMap with the roots.
+    #[error("{0}")]
+    Kubernetes(String),
     /// The server broke.
     #[error("the gRPC server failed")]
     Serve(#[from] tonic::transport::Error),
@@ -97,7 +115,8 @@ pub enum CaError {
 pub struct Bound {
     service: Service,
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    serving: Arc<Serving>,
+    keeper: Option<kubernetes::Keeper>,
     address: SocketAddr,
 }
 
@@ -110,37 +129,55 @@ pub async fn serve(
     worlds: Worlds,
     shutdown: Shutdown,
 ) -> Result<(), CaError> {
-    let bound = Box::pin(Bound::bind(options, worlds)).await?;
+    let mut ending = shutdown.clone();
+    let bound = tokio::select! {
+        bound = Box::pin(Bound::bind(options, worlds)) => bound?,
+        () = ending.reached(Phase::Draining) => return Ok(()),
+    };
     Box::pin(bound.run(shutdown)).await
 }
 
 impl Bound {
-    /// Reads the files, makes a serving certificate and listens.
+    /// Gets the keys, makes a serving certificate and listens. On Kubernetes it waits for all of it and
+    /// for the first list of pods: a CA that listens can answer.
     ///
     /// # Errors
     /// [`CaError`].
     pub async fn bind(options: ServeOptions, worlds: Worlds) -> Result<Self, CaError> {
         let clock = Clock::system();
-        let authority = Authority::load(&options.directory)?;
-        authority.require_domain(&options.trust_domain)?;
+        let (authority, callers, agent, keeper) = match &options.backing {
+            Backing::Files { directory, tokens } => {
+                let authority = Authority::load(directory)?;
+                authority.require_domain(&options.trust_domain)?;
+                (authority, Callers::Tokens(Tokens::open(tokens)?), ObjectName::new("", ""), None)
+            }
+            Backing::Kubernetes(settings) => {
+                let opened = Box::pin(kubernetes::open(settings, &options.trust_domain, &clock));
+                let (reviews, authority, keeper) = opened.await;
+                // A source that is gone lists nothing: then nobody is granted anything.
+                let _listed = worlds.synced().wait_for(|synced| *synced).await.is_ok();
+                (authority, Callers::Reviews(reviews), settings.agent.clone(), Some(keeper))
+            }
+        };
         let left = authority.not_after().duration_since(clock.now());
         if left.is_ok_and(|left| left < EXPIRES_SOON) {
             warn!("the CA's certificate expires within 30 days; make a new intermediate");
         }
-        let tokens = Tokens::open(&options.tokens)?;
-        let acceptor = TlsAcceptor::from(tls(&options, &authority, &clock)?);
+        let mut names = options.names;
+        names.extend(options.addresses.iter().map(IpAddr::to_string));
+        let serving = Serving::try_new(names, &authority, clock.now())?;
         let failed = |source| CaError::Listen { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let service = Service {
-            authority,
-            tokens,
+            signing: Arc::new(Signing::new(authority)),
+            callers,
             worlds,
-            trust_domain: options.trust_domain,
+            rules: Rules { trust_domain: options.trust_domain, agent },
             clock,
             buckets: DashMap::new(),
         };
-        Ok(Self { service, listener, acceptor, address })
+        Ok(Self { service, listener, serving, keeper, address })
     }
 
     /// Where it listens.
@@ -154,10 +191,17 @@ impl Bound {
     /// # Errors
     /// [`CaError::Serve`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), CaError> {
-        let Self { service, listener, acceptor, address } = self;
-        info!(%address, trust_domain = %service.trust_domain, "CA is serving");
+        let Self { service, listener, serving, keeper, address } = self;
+        let acceptor = TlsAcceptor::from(serving.tls()?);
+        info!(%address, trust_domain = %service.rules.trust_domain, "CA is serving");
         let (sender, mut receiver) = mpsc::channel(16);
-        let accepting = tokio::spawn(accept(listener, acceptor, sender, shutdown.clone()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, acceptor, sender, shutdown.clone()));
+        let signing = Arc::clone(&service.signing);
+        tasks.spawn(renew(Arc::clone(&signing), Arc::clone(&serving), service.clock.clone()));
+        if let Some(keeper) = keeper {
+            tasks.spawn(keeper.run(signing, serving));
+        }
         let incoming = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
         let grpc =
             IstioCertificateServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
@@ -181,32 +225,22 @@ impl Bound {
             ended = server => ended,
             () = overdue => Ok(()),
         };
-        accepting.abort();
+        tasks.shutdown().await;
         info!("CA has ended");
         Ok(ended?)
     }
 }
 
-/// TLS 1.3 with a certificate for the names of this service. It is signed by the intermediate, so
-/// that the root's key can be kept elsewhere.
-fn tls(
-    options: &ServeOptions,
-    authority: &Authority,
-    clock: &Clock,
-) -> Result<Arc<ServerConfig>, CaError> {
-    let mut names = vec![options.name.clone()];
-    names.extend(options.dns.iter().cloned());
-    names.extend(options.ip.iter().map(IpAddr::to_string));
-    let (key, issued) = authority.issue_server(&names, clock.now())?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(issued.chain, key)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+/// Renews the serving certificate in time.
+async fn renew(signing: Arc<Signing>, serving: Arc<Serving>, clock: Clock) {
+    loop {
+        sleep(RENEWAL_LOOK).await;
+        if serving.is_due(clock.now())
+            && let Err(error) = serving.renew(&signing.load(), clock.now())
+        {
+            warn!(%error, "CA keeps the serving certificate that it has");
+        }
+    }
 }
 
 type Accepted = Result<TlsStream<TcpStream>, io::Error>;

@@ -1,36 +1,45 @@
 //! `CreateCertificate`: who calls, what is asked, may they, sign.
 
-use std::fmt;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use adit_core::identity::{SpiffeId, TrustDomain};
-use adit_core::workload::{NodeName, Phase};
+use adit_core::issuance;
+use adit_core::issuance::{Caller, Denied, Grant, Rules};
+use adit_core::workload::NodeName;
 use dashmap::DashMap;
 use prost_types::Struct;
 use prost_types::value::Kind;
-use tokio::time::Instant;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status};
 use tracing::{error, info, warn};
 
 use crate::discovery::Worlds;
 use crate::identity::Clock;
-use crate::pki::{Authority, Csr, CsrError, Issued, MAX_LIFETIME, PkiError, to_pem};
+use crate::pki::{Csr, CsrError, Issued, MAX_LIFETIME, PkiError, to_pem};
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateService;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 
-use super::authn::{NoNode, Tokens};
+use super::authn::{Callers, NoCaller};
+use super::signing::Signing;
 
 /// Requests that a node may make at once; a node with this many identities starts unhindered.
 const BURST: u32 = 200;
 /// Requests a second that a node may make for long.
 const RATE: u32 = 20;
 
+/// How long the CA's watch may lag behind a caller's.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// The service.
 pub(super) struct Service {
-    pub(super) authority: Authority,
-    pub(super) tokens: Tokens,
+    pub(super) signing: Arc<Signing>,
+    pub(super) callers: Callers,
     pub(super) worlds: Worlds,
-    pub(super) trust_domain: TrustDomain,
+    pub(super) rules: Rules,
     pub(super) clock: Clock,
     pub(super) buckets: DashMap<NodeName, Bucket>,
 }
@@ -39,7 +48,9 @@ pub(super) struct Service {
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error("{0}")]
-    Caller(#[from] NoNode),
+    Caller(#[from] NoCaller),
+    #[error("{0}")]
+    Denied(#[from] Denied),
     #[error("this node asks too often")]
     TooOften,
     #[error("signing request: {0}")]
@@ -48,10 +59,6 @@ enum Refused {
         "give the identity as ImpersonatedIdentity, or as the one URI name of the signing request: spiffe://{0}/ns/NAMESPACE/sa/ACCOUNT"
     )]
     Identity(TrustDomain),
-    #[error("this CA signs identities of the trust domain {0} only")]
-    OtherTrustDomain(TrustDomain),
-    #[error("no pod with this identity runs on node {0}")]
-    NotHosted(NodeName),
     #[error("a negative validity cannot be")]
     Validity,
     #[error("the CA cannot sign")]
@@ -65,8 +72,7 @@ impl Refused {
             Self::TooOften => "too_often",
             Self::Csr(why) => why.as_label(),
             Self::Identity(_) => "no_identity",
-            Self::OtherTrustDomain(_) => "other_trust_domain",
-            Self::NotHosted(_) => "not_hosted",
+            Self::Denied(why) => why.as_label(),
             Self::Validity => "validity",
             Self::Sign(_) => "cannot_sign",
         }
@@ -74,10 +80,12 @@ impl Refused {
 
     const fn code(&self) -> Code {
         match self {
+            Self::Caller(NoCaller::Unreviewed(_)) => Code::Unavailable,
             Self::Caller(_) => Code::Unauthenticated,
+            Self::Denied(why) if why.is_of_caller() => Code::Unauthenticated,
+            Self::Denied(_) => Code::PermissionDenied,
             Self::TooOften => Code::ResourceExhausted,
             Self::Csr(_) | Self::Identity(_) | Self::Validity => Code::InvalidArgument,
-            Self::OtherTrustDomain(_) | Self::NotHosted(_) => Code::PermissionDenied,
             Self::Sign(_) => Code::Internal,
         }
     }
@@ -91,12 +99,20 @@ impl IstioCertificateService for Service {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let mut known =
             Known { peer: request.remote_addr().map(|peer| peer.to_string()), ..Known::default() };
-        match self.answer(&request, &mut known) {
-            Ok(issued) => {
-                let lifetime = issued.not_after.duration_since(self.clock.now());
-                let lifetime = lifetime.unwrap_or(Duration::ZERO).as_secs();
-                info!(%known, serial = issued.serial, lifetime_s = lifetime, "certificate issued");
-                let roots = self.authority.roots().certificates();
+        match self.answer(&request, &mut known).await {
+            Ok((grant, issued)) => {
+                let Known { peer, identity, .. } = &known;
+                info!(
+                    identity = identity.as_ref().map(tracing::field::display),
+                    node = %grant.node,
+                    pod = %grant.pod,
+                    serial = issued.serial,
+                    expires = rfc3339(issued.not_after),
+                    peer,
+                    "certificate issued"
+                );
+                let authority = self.signing.load();
+                let roots = authority.roots().certificates();
                 let chain = issued.chain.iter().map(to_pem);
                 let root = roots.iter().map(to_pem).collect::<String>();
                 Ok(Response::new(IstioCertificateResponse {
@@ -105,10 +121,13 @@ impl IstioCertificateService for Service {
             }
             Err(refused) => {
                 let reason = refused.as_label();
+                let Known { peer, node, identity } = &known;
+                let identity = identity.as_ref().map(tracing::field::display);
+                let node = node.as_ref().map(tracing::field::display);
                 if let Refused::Sign(cause) = &refused {
-                    error!(%known, reason, %cause, "certificate cannot be issued");
+                    error!(identity, node, peer, reason, %cause, "certificate cannot be issued");
                 } else {
-                    warn!(%known, reason, "certificate refused");
+                    warn!(identity, node, peer, reason, detail = %refused, "certificate refused");
                 }
                 Err(Status::new(refused.code(), refused.to_string()))
             }
@@ -124,29 +143,18 @@ struct Known {
     identity: Option<SpiffeId>,
 }
 
-impl fmt::Display for Known {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { peer, node, identity } = self;
-        write!(f, "peer={}", peer.as_deref().unwrap_or("-"))?;
-        if let Some(node) = node {
-            write!(f, " node={node}")?;
-        }
-        if let Some(identity) = identity {
-            write!(f, " identity={identity}")?;
-        }
-        Ok(())
-    }
-}
-
 impl Service {
-    fn answer(
+    async fn answer(
         &self,
         request: &Request<IstioCertificateRequest>,
         known: &mut Known,
-    ) -> Result<Issued, Refused> {
+    ) -> Result<(Grant, Issued), Refused> {
         let header = request.metadata().get("authorization");
-        let node = self.tokens.authenticate(header.map(|value| value.as_bytes()))?;
-        known.node = Some(node.clone());
+        let header = header.map(|value| value.as_bytes());
+        let caller = self.callers.authenticate(header, self.clock.now()).await?;
+        known.node = claimed_node(&caller);
+        let ask = || issuance::caller(&self.worlds.load(), &self.rules, &caller);
+        let node = self.wait_for(ask).await?;
         self.pass(&node)?;
 
         let message = request.get_ref();
@@ -154,30 +162,36 @@ impl Service {
         let identity = impersonated(message.metadata.as_ref())
             .or_else(|| csr.only_uri())
             .and_then(|text| SpiffeId::parse(text).ok())
-            .ok_or_else(|| Refused::Identity(self.trust_domain.clone()))?;
+            .ok_or_else(|| Refused::Identity(self.rules.trust_domain.clone()))?;
         known.identity = Some(identity.clone());
         csr.admits(&identity)?;
-        if *identity.trust_domain() != self.trust_domain {
-            return Err(Refused::OtherTrustDomain(self.trust_domain.clone()));
-        }
-        if !self.hosts(&node, &identity) {
-            return Err(Refused::NotHosted(node));
-        }
+        let ask = || issuance::decide(&self.worlds.load(), &self.rules, &caller, &identity);
+        let grant = self.wait_for(ask).await?;
         let lifetime = match message.validity_duration {
             0 => MAX_LIFETIME,
             seconds => u64::try_from(seconds)
                 .map(Duration::from_secs)
                 .map_err(|_negative| Refused::Validity)?,
         };
-        Ok(self.authority.issue(&csr, &identity, lifetime, self.clock.now())?)
+        let issued = self.signing.load().issue(&csr, &identity, lifetime, self.clock.now())?;
+        Ok((grant, issued))
     }
 
-    /// Whether a pod that has not finished runs on this node with this identity.
-    fn hosts(&self, node: &NodeName, identity: &SpiffeId) -> bool {
-        self.worlds
-            .load()
-            .workloads_on(node)
-            .any(|pod| pod.phase == Phase::Active && pod.identity == *identity)
+    /// Asks again, for a short time, as the world changes: an agent may hear of a new pod a moment
+    /// before the CA does.
+    async fn wait_for<T>(&self, ask: impl Fn() -> Result<T, Denied>) -> Result<T, Denied> {
+        let mut changes = self.worlds.subscribe();
+        let until = Instant::now() + CATCH_UP;
+        loop {
+            let denied = match ask() {
+                Err(denied) if denied.may_pass() => denied,
+                answer => return answer,
+            };
+            match timeout_at(until, changes.recv()).await {
+                Ok(Ok(_) | Err(RecvError::Lagged(_))) => {}
+                Ok(Err(RecvError::Closed)) | Err(_) => return Err(denied),
+            }
+        }
     }
 
     fn pass(&self, node: &NodeName) -> Result<(), Refused> {
@@ -185,6 +199,19 @@ impl Service {
         let mut bucket = self.buckets.entry(node.clone()).or_insert_with(|| Bucket::new(now));
         if bucket.take(now) { Ok(()) } else { Err(Refused::TooOften) }
     }
+}
+
+/// As the token says, checked or not.
+fn claimed_node(caller: &Caller) -> Option<NodeName> {
+    match caller {
+        Caller::Node(node) => Some(node.clone()),
+        Caller::Pod(claims) => claims.node.clone(),
+    }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    // Only years beyond 9999 cannot be written.
+    OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_default()
 }
 
 fn impersonated(metadata: Option<&Struct>) -> Option<&str> {

@@ -223,12 +223,13 @@ impl Ca {
         ]);
         let options = ServeOptions {
             listen: ([127, 0, 0, 1], 0).into(),
-            tokens: directory.join("tokens"),
-            directory: directory.join("ca"),
             trust_domain,
-            name: "adit-ca".to_owned(),
-            dns: Vec::new(),
-            ip: Vec::new(),
+            names: vec!["adit-ca".to_owned()],
+            addresses: Vec::new(),
+            backing: Backing::Files {
+                tokens: directory.join("tokens"),
+                directory: directory.join("ca"),
+            },
         };
         let mut ca = Self { directory, address: options.listen, options, worlds, running: None };
         ca.run_again().await;

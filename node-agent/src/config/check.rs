@@ -15,7 +15,7 @@ use crate::config::file::{Given, RawConfig, RawDatapath, RawPlaintext, RawPolicy
 use crate::config::{Config, Mesh, Problems, duration};
 use crate::datapath;
 use crate::discovery;
-use crate::discovery::manifests;
+use crate::discovery::{Source, kubernetes, manifests};
 use crate::identity;
 use crate::proxy;
 use crate::tunnel;
@@ -41,7 +41,7 @@ pub(super) fn check(
     let node = node(raw.node, environment, problems);
     let cluster = cluster(raw.cluster, problems);
     let trust_domain = trust_domain(raw.trust_domain, problems);
-    let directory = manifests_directory(raw.manifests, problems);
+    let source = source(raw.source, raw.kubeconfig, raw.manifests, problems);
     let root_namespaces = root_namespaces(raw.policy, problems);
     let unreadable = raw.unreadable.contains(&"identity");
     let identity = identity(raw.identity, unreadable, problems);
@@ -63,10 +63,7 @@ pub(super) fn check(
         time("drain.deadline", raw.drain.deadline.as_ref(), DEFAULT_DRAIN, limits, problems);
     Some(Config {
         mesh: Mesh { node: node?, cluster: cluster?, trust_domain: trust_domain? },
-        discovery: discovery::Settings {
-            manifests: manifests::Settings { directory },
-            root_namespaces,
-        },
+        discovery: discovery::Settings { source: source?, root_namespaces },
         identity: identity?,
         datapath,
         worker: worker::Settings { workers },
@@ -128,6 +125,35 @@ fn trust_domain(given: Option<Given<String>>, problems: &mut Problems) -> Option
             problems.add(key, format_args!("{value:?}: {error}"));
             None
         }
+    }
+}
+
+/// A directory that is configured beside the API server is for another host with the same file.
+fn source(
+    given: Option<Given<String>>,
+    kubeconfig: Option<Given<String>>,
+    directory: Option<Given<String>>,
+    problems: &mut Problems,
+) -> Option<Source> {
+    let directory = manifests_directory(directory, problems);
+    let kubeconfig = kubeconfig.map(|Given { key, value }| {
+        let path = PathBuf::from(value);
+        absolute(key, &path, problems);
+        path
+    });
+    match given {
+        None => Some(Source::Manifests(manifests::Settings { directory })),
+        Some(Given { key, value }) => match value.as_str() {
+            "manifests" => Some(Source::Manifests(manifests::Settings { directory })),
+            "kubernetes" => Some(Source::Kubernetes(kubernetes::Settings {
+                access: kubernetes::Access { kubeconfig },
+                kinds: kubernetes::AGENT,
+            })),
+            other => {
+                problems.add(key, format_args!("{other:?} is not manifests or kubernetes"));
+                None
+            }
+        },
     }
 }
 

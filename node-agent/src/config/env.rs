@@ -56,6 +56,9 @@ pub(super) fn override_with(
     if let Some(trust_domain) = text("ADIT_TRUST_DOMAIN") {
         raw.trust_domain = Some(trust_domain);
     }
+    if let Some(source) = text("ADIT_DISCOVERY") {
+        raw.source = Some(source);
+    }
     if let Some(directory) = text("ADIT_MANIFESTS") {
         raw.manifests = Some(directory);
     }

@@ -28,6 +28,8 @@ pub(super) struct RawConfig {
     pub(super) node: Option<Given<String>>,
     pub(super) cluster: Option<Given<String>>,
     pub(super) trust_domain: Option<Given<String>>,
+    pub(super) source: Option<Given<String>>,
+    pub(super) kubeconfig: Option<Given<String>>,
     pub(super) manifests: Option<Given<String>>,
     pub(super) policy: RawPolicy,
     pub(super) identity: Option<identity::RawSettings>,
@@ -87,7 +89,15 @@ pub(super) struct RawDrain {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct RawDiscovery {
+    source: Option<String>,
+    kubernetes: RawKubernetes,
     manifests: RawManifests,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct RawKubernetes {
+    kubeconfig: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -118,6 +128,8 @@ pub(super) fn read(text: &str, problems: &mut Problems) -> RawConfig {
     raw.cluster = given("cluster", reader.take("cluster"));
     raw.trust_domain = given("trustDomain", reader.take("trustDomain"));
     let discovery: RawDiscovery = reader.take("discovery").unwrap_or_default();
+    raw.source = given("discovery.source", discovery.source);
+    raw.kubeconfig = given("discovery.kubernetes.kubeconfig", discovery.kubernetes.kubeconfig);
     raw.manifests = given("discovery.manifests.directory", discovery.manifests.directory);
     raw.policy = reader.take("policy").unwrap_or_default();
     raw.identity = reader.take("identity");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::*;
+use crate::discovery::{Source, kubernetes};
 use crate::telemetry::LogFormat;
 
 /// The least that an agent must be told.
@@ -15,8 +16,7 @@ fn everything_but_the_ca_has_a_default() {
     assert_eq!(config.mesh.node, NodeName::new("node-a.example"));
     assert_eq!(&*config.mesh.cluster, "Kubernetes");
     assert_eq!(config.mesh.trust_domain.as_str(), "cluster.local");
-    let directory = config.discovery.manifests.directory;
-    assert_eq!(directory, Path::new("/etc/adit/manifests"));
+    assert_eq!(config.discovery.source.to_string(), "manifests /etc/adit/manifests");
     let roots: Vec<&str> = config.discovery.root_namespaces.iter().map(|name| &**name).collect();
     assert_eq!(roots, ["adit-system", "istio-system"]);
     assert_eq!(config.identity.lifetime, seconds(24 * 3600));
@@ -60,7 +60,7 @@ drain: { deadline: 0s }
     assert_eq!(config.mesh.node, NodeName::new("node-b"));
     assert_eq!(&*config.mesh.cluster, "blue");
     assert_eq!(config.mesh.trust_domain.as_str(), "example.org");
-    assert_eq!(config.discovery.manifests.directory, Path::new("/srv/manifests"));
+    assert_eq!(config.discovery.source.to_string(), "manifests /srv/manifests");
     assert_eq!(config.discovery.root_namespaces, [Arc::from("mesh")]);
     assert_eq!(config.identity.lifetime, seconds(12 * 3600));
     assert_eq!(config.datapath.pins, Path::new("/sys/fs/bpf/b"));
@@ -103,7 +103,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(config.mesh.node, NodeName::new("node-c"));
     assert_eq!(&*config.mesh.cluster, "green");
     assert_eq!(config.mesh.trust_domain.as_str(), "example.net");
-    assert_eq!(config.discovery.manifests.directory, Path::new("/m"));
+    assert_eq!(config.discovery.source.to_string(), "manifests /m");
     assert_eq!((config.log.format, &*config.log.filter), (LogFormat::Json, "trace"));
     assert_eq!(config.worker.workers, 2);
 }
@@ -113,6 +113,23 @@ fn a_section_that_is_named_and_left_empty_says_nothing() {
     let config = parse(&format!("{CA}tunnel:\nnode:\nlog: {{}}\n")).unwrap();
     assert_eq!(config.tunnel, tunnel::Settings::default());
     assert_eq!(config.mesh.node, NodeName::new("node-a.example"));
+}
+
+#[test]
+fn the_api_server_is_a_source_inside_a_pod_or_with_a_kubeconfig() {
+    let inside = parse(&format!("{CA}discovery: {{source: kubernetes}}\n")).unwrap();
+    let access = kubernetes::Access::default();
+    let kinds = kubernetes::AGENT;
+    let expected = Source::Kubernetes(kubernetes::Settings { access, kinds });
+    assert_eq!(inside.discovery.source, expected);
+
+    let kubeconfig = "discovery: {source: kubernetes, kubernetes: {kubeconfig: /k}}\n";
+    let outside = parse(&format!("{CA}{kubeconfig}")).unwrap();
+    assert_eq!(outside.discovery.source.to_string(), "kubernetes /k");
+
+    let environment = environment(&[("ADIT_DISCOVERY", "kubernetes")]);
+    let told = Config::parse(CA, &environment).unwrap();
+    assert_eq!(told.discovery.source, expected);
 }
 
 #[test]
@@ -184,7 +201,12 @@ fn a_key_or_a_type_that_is_wrong_is_told_with_its_path() {
         ),
         ("tunnel: {maxStreams: many}", "tunnel.maxStreams: invalid type: string \"many\""),
         ("discovery: {manifests: {dir: /m}}", "discovery.manifests.dir: unknown field `dir`"),
-        ("discovery: {kubernetes: {}}", "discovery.kubernetes: unknown field `kubernetes`"),
+        ("discovery: {xds: {}}", "discovery.xds: unknown field `xds`"),
+        ("discovery: {source: xds}", "discovery.source: \"xds\" is not manifests or kubernetes"),
+        (
+            "discovery: {kubernetes: {kubeconfig: k}}",
+            "discovery.kubernetes.kubeconfig: \"k\" is not an absolute path",
+        ),
         ("workers: -1", "workers: invalid value: integer `-1`, expected usize"),
         ("node: 7", "node: invalid type: integer `7`, expected a string"),
         ("metrics: {address: \":15020\"}", "metrics.address: invalid socket address"),

@@ -1,13 +1,20 @@
 //! The world as the agent knows it: sources feed it, everybody reads snapshots of it.
 
+pub mod kubernetes;
 pub mod manifests;
+mod status;
 pub mod translate;
 
 use std::sync::Arc;
 
+use adit_core::identity::TrustDomain;
 use adit_core::world::{Changes, Delta, World};
 use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, watch};
+
+use crate::shutdown::Shutdown;
+
+pub use status::{SourceStatus, StatusHandle};
 
 /// The current world. Cheap to clone; loading a snapshot takes no lock.
 #[derive(Debug, Clone)]
@@ -19,11 +26,49 @@ pub struct Worlds {
 
 /// Where the world comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of manifests.
+    Manifests(manifests::Settings),
+    /// The API server.
+    Kubernetes(kubernetes::Settings),
+}
+
+/// What discovery needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The directory of manifests.
-    pub manifests: manifests::Settings,
+    /// Where the world comes from.
+    pub source: Source,
     /// The namespaces whose policies are for the whole mesh.
     pub root_namespaces: Vec<Arc<str>>,
+}
+
+impl Source {
+    /// Keeps the world like the source until the process drains.
+    pub async fn run(
+        self,
+        trust_domain: TrustDomain,
+        worlds: Worlds,
+        status: StatusHandle,
+        shutdown: Shutdown,
+    ) {
+        match self {
+            Self::Manifests(settings) => {
+                manifests::run(settings, trust_domain, worlds, status, shutdown).await;
+            }
+            Self::Kubernetes(settings) => {
+                kubernetes::run(settings, trust_domain, worlds, status, shutdown).await;
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Manifests(settings) => write!(f, "manifests {}", settings.directory.display()),
+            Self::Kubernetes(settings) => settings.access.fmt(f),
+        }
+    }
 }
 
 impl Worlds {

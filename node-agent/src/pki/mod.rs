@@ -11,7 +11,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use authority::{
-    Authority, CA_CERT, CA_KEY, CERT_CHAIN, Issued, MAX_LIFETIME, ROOT_CERT, ROOT_KEY, SKEW, init,
+    Authority, CA_CERT, CA_KEY, CERT_CHAIN, Issued, MAX_LIFETIME, Made, Material, ROOT_CERT,
+    ROOT_KEY, SKEW, init, make, make_intermediate,
 };
 pub use bundle::{Bundle, read_certificates, to_pem};
 pub use csr::{Csr, CsrError, request};

@@ -30,6 +30,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("nix", &["sys"]),
     ("h2", &["tunnel"]),
     ("k8s_openapi", &["discovery"]),
+    ("kube", &["discovery", "ca"]),
     ("notify", &["discovery"]),
     ("rcgen", &["pki", "identity"]),
     ("serde_yaml", &["config", "discovery", "cli", "ca"]),

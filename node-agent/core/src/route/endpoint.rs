@@ -1,5 +1,9 @@
 //! Which endpoint of a service a connection goes to.
 //!
+//! First those that may be chosen: the ready ones; with `internalTrafficPolicy: Local` those on the
+//! caller's node; otherwise, where every ready endpoint says for whom it is meant and one is meant for
+//! the caller's node or else its zone, those (as kube-proxy's `topologyModeFromHints` has it).
+//!
 //! Without affinity, any ready one, as the given random number says.
 //!
 //! With `sessionAffinity: ClientIP`, the one that ranks highest for this client by rendezvous
@@ -13,15 +17,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::workload::{Affinity, Endpoint, Service, ServicePort};
+use crate::workload::{Affinity, Endpoint, InternalTraffic, NodeName, Service, ServicePort};
 
 /// Who asks, and with which random number.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caller {
+pub(super) struct Caller<'a> {
     /// The client's address.
     pub(super) source: IpAddr,
     /// Chooses where there is no affinity.
     pub(super) random: u64,
+    /// The node that it is on.
+    pub(super) node: Option<&'a NodeName>,
+    /// The zone that this node is in.
+    pub(super) zone: Option<&'a str>,
 }
 
 /// A ready endpoint for one port of a service, of the address family that was dialled (a service's
@@ -31,15 +39,23 @@ pub(super) fn choose(
     port: &ServicePort,
     endpoints: &[Endpoint],
     ipv6: bool,
-    caller: Caller,
+    caller: Caller<'_>,
 ) -> Option<SocketAddr> {
-    let ready = || {
+    let all = || {
         let usable =
             move |endpoint: &&Endpoint| endpoint.ready && endpoint.address.is_ipv6() == ipv6;
         endpoints.iter().filter(usable).filter_map(|endpoint| {
             let number = endpoint.ports.get(&port.name)?;
-            Some(SocketAddr::new(endpoint.address, *number))
+            Some((endpoint, SocketAddr::new(endpoint.address, *number)))
         })
+    };
+    let near = match service.internal_traffic {
+        InternalTraffic::Local => Near::OnNode,
+        InternalTraffic::Cluster => Near::of_hints(all().map(|(endpoint, _)| endpoint), caller),
+    };
+    let ready = || {
+        let wanted = all().filter(move |(endpoint, _)| near.takes(endpoint, caller));
+        wanted.map(|(_, address)| address)
     };
     match service.affinity {
         Affinity::ClientIp(_) => {
@@ -50,6 +66,54 @@ pub(super) fn choose(
             let count = u64::try_from(ready().count()).ok()?;
             let nth = caller.random.checked_rem(count)?;
             ready().nth(usize::try_from(nth).ok()?)
+        }
+    }
+}
+
+/// Which endpoints are near enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Near {
+    /// All.
+    Anywhere,
+    /// Those on the caller's node.
+    OnNode,
+    /// Those that are meant for the caller's node.
+    ForNode,
+    /// Those that are meant for the caller's zone.
+    ForZone,
+}
+
+impl Near {
+    fn of_hints<'a>(ready: impl Iterator<Item = &'a Endpoint>, caller: Caller<'_>) -> Self {
+        let (mut by_node, mut by_zone) = (true, true);
+        let (mut for_node, mut for_zone) = (false, false);
+        for endpoint in ready {
+            by_node &= !endpoint.hints.nodes.is_empty();
+            by_zone &= !endpoint.hints.zones.is_empty();
+            if !by_node && !by_zone {
+                return Self::Anywhere;
+            }
+            for_node |= Self::ForNode.takes(endpoint, caller);
+            for_zone |= Self::ForZone.takes(endpoint, caller);
+        }
+        if by_node && for_node {
+            Self::ForNode
+        } else if by_zone && for_zone {
+            Self::ForZone
+        } else {
+            Self::Anywhere
+        }
+    }
+
+    fn takes(self, endpoint: &Endpoint, caller: Caller<'_>) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::OnNode => caller.node.is_some() && endpoint.node.as_ref() == caller.node,
+            Self::ForNode => caller.node.is_some_and(|node| endpoint.hints.nodes.contains(node)),
+            Self::ForZone => {
+                let mut zones = endpoint.hints.zones.iter();
+                caller.zone.is_some_and(|zone| zones.any(|hint| &**hint == zone))
+            }
         }
     }
 }

@@ -96,7 +96,10 @@ pub fn plan(world: &World, query: &Query) -> Plan {
     let Some(port) = ports.find(|port| port.port == dialled.port()) else {
         return Plan::Refuse(Refused::NoSuchPort);
     };
-    let caller = Caller { source: query.source.to_canonical(), random: query.random };
+    let source = query.source.to_canonical();
+    let node = world.workload_at(source).and_then(|pod| pod.node.as_ref());
+    let zone = node.and_then(|node| world.zone(node));
+    let caller = Caller { source, random: query.random, node, zone };
     let endpoints = world.endpoints(&service.name);
     match endpoint::choose(service, port, endpoints, dialled.is_ipv6(), caller) {
         Some(endpoint) => to_pod_or_outside(world, query, endpoint, Some(service.name.clone())),

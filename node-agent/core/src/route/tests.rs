@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::*;
 use crate::identity::TrustDomain;
 use crate::workload::{
-    Affinity, Endpoint, MeshMode, Namespace, Owner, Phase, PodUid, Service, ServicePort,
+    Affinity, Endpoint, Hints, InternalTraffic, MeshMode, Namespace, NodeName, Owner, Phase,
+    PodUid, Service, ServicePort,
 };
 use crate::world::Delta;
 
@@ -195,6 +196,102 @@ fn query(dialled: &str, source: &str, random: u64) -> Query {
     Query { dialled: dialled.parse().unwrap(), source: source.parse().unwrap(), random }
 }
 
+/// Endpoint → its node, and the nodes and zones that it is meant for.
+type Spread<'a> = (u8, &'a str, &'a [&'a str], &'a [&'a str]);
+
+#[test]
+fn hints_lead_to_the_node_then_to_the_zone_then_anywhere() {
+    // As kube-proxy's topologyModeFromHints: all must have hints, and one must be for the caller.
+    let cases: [(&str, &[Spread<'_>], &[u8]); 8] = [
+        ("no hints", &[(1, "n1", &[], &[]), (2, "n2", &[], &[])], &[1, 2]),
+        ("its zone", &[(1, "n1", &[], &["a"]), (2, "n2", &[], &["b"])], &[1]),
+        ("several for its zone", &[(1, "n3", &[], &["a", "b"]), (2, "n2", &[], &["a"])], &[1, 2]),
+        ("none for its zone", &[(1, "n3", &[], &["b"]), (2, "n2", &[], &["c"])], &[1, 2]),
+        ("one without a hint", &[(1, "n1", &[], &["a"]), (2, "n2", &[], &[])], &[1, 2]),
+        ("its node", &[(1, "n1", &["n1"], &["a"]), (2, "n2", &["n2"], &["a"])], &[1]),
+        ("none for its node", &[(1, "n3", &["n3"], &["b"]), (2, "n2", &["n2"], &["a"])], &[2]),
+        ("some without a node", &[(1, "n1", &["n1"], &["a"]), (2, "n2", &[], &["a"])], &[1, 2]),
+    ];
+    for (what, spread, expected) in cases {
+        let world = spread_farm(InternalTraffic::Cluster, spread);
+        assert_eq!(chosen_from(&world), expected, "{what}");
+    }
+}
+
+#[test]
+fn hints_count_among_ready_endpoints_only() {
+    let mut deltas =
+        spread_deltas(InternalTraffic::Cluster, &[(1, "n1", &[], &["a"]), (2, "n2", &[], &["b"])]);
+    if let Some(Delta::Endpoints(_, endpoints)) = deltas.last_mut() {
+        endpoints[0].ready = false;
+    }
+    assert_eq!(chosen_from(&World::default().apply(deltas).0), [2]);
+}
+
+#[test]
+fn local_traffic_stays_on_the_node_or_goes_nowhere() {
+    let spread: &[Spread<'_>] = &[(1, "n1", &[], &["b"]), (2, "n2", &[], &["a"])];
+    assert_eq!(chosen_from(&spread_farm(InternalTraffic::Local, spread)), [1]);
+    let elsewhere = spread_farm(InternalTraffic::Local, &spread[1..]);
+    let refused = plan(&elsewhere, &query("10.96.0.1:80", "10.0.0.9", 0));
+    assert_eq!(refused, Plan::Refuse(Refused::NoReadyEndpoint));
+    // A caller that is not known is on no node.
+    let world = spread_farm(InternalTraffic::Local, spread);
+    let refused = plan(&world, &query("10.96.0.1:80", "10.0.0.10", 0));
+    assert_eq!(refused, Plan::Refuse(Refused::NoReadyEndpoint));
+}
+
+#[test]
+fn affinity_holds_among_the_endpoints_that_are_near() {
+    let mut deltas = spread_deltas(
+        InternalTraffic::Cluster,
+        &[(1, "n1", &[], &["a"]), (2, "n2", &[], &["b"]), (3, "n1", &[], &["a"])],
+    );
+    for delta in &mut deltas {
+        if let Delta::Service(service) = delta {
+            service.affinity = Affinity::ClientIp(Duration::from_secs(10));
+        }
+    }
+    let world = World::default().apply(deltas).0;
+    let first = chosen_from(&world);
+    assert_eq!(first.len(), 1);
+    assert_ne!(first, [2]);
+}
+
+/// A service whose endpoints are spread over nodes, and a caller on n1 in zone a.
+fn spread_farm(internal_traffic: InternalTraffic, spread: &[Spread<'_>]) -> World {
+    World::default().apply(spread_deltas(internal_traffic, spread)).0
+}
+
+fn spread_deltas(internal_traffic: InternalTraffic, spread: &[Spread<'_>]) -> Vec<Delta> {
+    let mut service = service("shop", "web", &["10.96.0.1"], &[("http", 80)], Affinity::None);
+    if let Delta::Service(service) = &mut service {
+        service.internal_traffic = internal_traffic;
+    }
+    let endpoints = spread.iter().map(|(n, node, nodes, zones)| Endpoint {
+        node: Some(NodeName::new(node)),
+        hints: Hints {
+            nodes: nodes.iter().map(|node| NodeName::new(node)).collect(),
+            zones: zones.iter().map(|zone| Arc::from(*zone)).collect(),
+        },
+        ..endpoint(&format!("10.1.0.{n}"), &[("http", 8080)], true)
+    });
+    let caller = |pod: &mut Workload| pod.node = Some(NodeName::new("n1"));
+    vec![
+        Delta::Zone(NodeName::new("n1"), Some(Arc::from("a"))),
+        pod("shop", "caller", &["10.0.0.9"], caller),
+        service,
+        Delta::Endpoints(ObjectName::new("shop", "web"), endpoints.collect()),
+    ]
+}
+
+/// Every endpoint that the caller may come to.
+fn chosen_from(world: &World) -> Vec<u8> {
+    let plans = (0..16).map(|random| plan(world, &query("10.96.0.1:80", "10.0.0.9", random)));
+    let chosen: std::collections::BTreeSet<u8> = plans.map(|plan| chosen(&plan)).collect();
+    chosen.into_iter().collect()
+}
+
 /// The last byte of the chosen endpoint's address.
 #[track_caller]
 fn chosen(plan: &Plan) -> u8 {
@@ -323,10 +420,17 @@ fn service(
         vips: vips.iter().map(|text| text.parse().unwrap()).collect(),
         ports: ports.collect(),
         affinity,
+        internal_traffic: InternalTraffic::Cluster,
     })
 }
 
 fn endpoint(address: &str, ports: &[(&str, u16)], ready: bool) -> Endpoint {
     let port = |(name, port): &(&str, u16)| (Arc::from(*name), *port);
-    Endpoint { address: address.parse().unwrap(), ports: ports.iter().map(port).collect(), ready }
+    Endpoint {
+        address: address.parse().unwrap(),
+        ports: ports.iter().map(port).collect(),
+        ready,
+        node: None,
+        hints: Hints::default(),
+    }
 }

@@ -13,7 +13,7 @@ use crate::workload::{
     Endpoint, Namespace, NodeName, ObjectName, Phase, PodUid, Service, Workload,
 };
 
-/// The snapshot. Cloning it costs nine reference counts.
+/// The snapshot. Cloning it costs ten reference counts.
 #[derive(Debug, Clone, Default)]
 pub struct World {
     namespaces: Arc<BTreeMap<Arc<str>, Arc<Namespace>>>,
@@ -23,6 +23,8 @@ pub struct World {
     /// Who claims an address, in the order in which the claims were learned.
     by_address: Arc<HashMap<IpAddr, Vec<Arc<Workload>>>>,
     by_vip: Arc<HashMap<IpAddr, Arc<Service>>>,
+    /// Node → its zone.
+    zones: Arc<BTreeMap<NodeName, Arc<str>>>,
     policies: PolicySet,
 }
 
@@ -43,6 +45,8 @@ pub enum Delta {
     ServiceGone(ObjectName),
     /// The endpoints of a service, all of them.
     Endpoints(ObjectName, Vec<Endpoint>),
+    /// The zone of a node; `None` if it is in none, or gone.
+    Zone(NodeName, Option<Arc<str>>),
     /// A PeerAuthentication is new or changed.
     PeerAuthentication(PeerAuthentication),
     /// An AuthorizationPolicy is new or changed.
@@ -60,6 +64,8 @@ pub struct Changes {
     pub workloads: BTreeSet<PodUid>,
     /// Services that came, changed or went, or whose endpoints did.
     pub services: BTreeSet<ObjectName>,
+    /// Nodes that are in another zone now.
+    pub nodes: BTreeSet<NodeName>,
     /// Policies that came, changed or went.
     pub policies: BTreeSet<Arc<PolicyId>>,
     /// Pods that one of those policies was for, or is for now. A pod whose own change (a new
@@ -111,6 +117,7 @@ impl World {
                 Delta::Endpoints(name, endpoints) => {
                     world.put_endpoints(name, endpoints, &mut changes);
                 }
+                Delta::Zone(node, zone) => world.put_zone(node, zone, &mut changes),
                 Delta::PeerAuthentication(policy) => {
                     let id = Arc::clone(policy.id());
                     world.change_policy(&id, &mut touched, &mut changes, |policies| {
@@ -225,6 +232,18 @@ impl World {
         changes.services.insert(name);
     }
 
+    fn put_zone(&mut self, node: NodeName, zone: Option<Arc<str>>, changes: &mut Changes) {
+        if self.zones.get(&node) == zone.as_ref() {
+            return;
+        }
+        let zones = Arc::make_mut(&mut self.zones);
+        match zone {
+            Some(zone) => zones.insert(node.clone(), zone),
+            None => zones.remove(&node),
+        };
+        changes.nodes.insert(node);
+    }
+
     fn touch_pods_of_changed_namespaces(&self, changes: &mut Changes) {
         for pod in self.workloads.values() {
             if changes.namespaces.contains(&pod.name.namespace) {
@@ -314,6 +333,12 @@ impl World {
         self.endpoints.get(service).map_or(&[], |endpoints| endpoints)
     }
 
+    /// The zone that a node is in.
+    #[must_use]
+    pub fn zone(&self, node: &NodeName) -> Option<&str> {
+        self.zones.get(node).map(|zone| &**zone)
+    }
+
     /// The policies.
     #[must_use]
     pub const fn policies(&self) -> &PolicySet {
@@ -347,7 +372,7 @@ impl World {
 /// The addresses that are a pod's own: none once it has finished.
 fn claims(pod: &Workload) -> &[IpAddr] {
     match pod.phase {
-        Phase::Active => &pod.addresses,
+        Phase::Active | Phase::Terminating => &pod.addresses,
         Phase::Finished => &[],
     }
 }

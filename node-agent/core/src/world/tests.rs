@@ -5,7 +5,21 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::{SpiffeId, TrustDomain};
-use crate::workload::{Affinity, MeshMode, Owner, ServicePort};
+use crate::workload::{Affinity, Hints, InternalTraffic, MeshMode, Owner, ServicePort};
+
+#[test]
+fn a_node_is_in_the_zone_that_it_was_last_said_to_be_in() {
+    let node = NodeName::new("n1");
+    let zone = |zone: Option<&str>| Delta::Zone(node.clone(), zone.map(Arc::from));
+    let (world, changes) = World::default().apply([zone(Some("a"))]);
+    assert_eq!(world.zone(&node), Some("a"));
+    assert_eq!(changes.nodes, BTreeSet::from([node.clone()]));
+    let (_, same) = world.apply([zone(Some("a"))]);
+    assert_eq!(same, Changes::default());
+    let (world, changes) = world.apply([zone(None)]);
+    assert_eq!(world.zone(&node), None);
+    assert_eq!(changes.nodes.len(), 1);
+}
 
 #[test]
 fn a_pod_owns_its_addresses_until_it_is_gone() {
@@ -227,6 +241,7 @@ fn service(name: &str, vips: &[&str]) -> Delta {
         vips: vips.iter().map(|text| ip(text)).collect(),
         ports: vec![ServicePort { name: Arc::from("http"), port: 80 }],
         affinity: Affinity::ClientIp(Duration::from_secs(1)),
+        internal_traffic: InternalTraffic::Cluster,
     })
 }
 
@@ -235,6 +250,8 @@ fn endpoints(service: &str, addresses: &[&str]) -> Delta {
         address: ip(text),
         ports: BTreeMap::from([(Arc::from("http"), 8080)]),
         ready: true,
+        node: None,
+        hints: Hints::default(),
     };
     Delta::Endpoints(ObjectName::new("shop", service), addresses.iter().map(endpoint).collect())
 }

@@ -10,7 +10,8 @@ use adit_core::enrolment::Step;
 use adit_core::flow::{CloseReason, Direction, TlsFailure, TlsInfo};
 use adit_core::identity::SpiffeId;
 use adit_core::workload::{
-    Affinity, Endpoint, MeshMode, Namespace, ObjectName, PodUid, Service, ServicePort,
+    Affinity, Endpoint, Hints, InternalTraffic, MeshMode, Namespace, ObjectName, PodUid, Service,
+    ServicePort,
 };
 use adit_core::world::Delta;
 use serde_json::Value;
@@ -589,11 +590,18 @@ fn world() -> Vec<Delta> {
             vips: vec!["10.96.0.12".parse().unwrap()],
             ports: vec![ServicePort { name: Arc::from("http"), port: 80 }],
             affinity: Affinity::ClientIp(Duration::from_secs(10800)),
+            internal_traffic: InternalTraffic::Cluster,
         }),
         Delta::Endpoints(name, vec![endpoint("10.2.0.3", true), endpoint("10.2.0.9", false)]),
     ]
 }
 
 fn endpoint(address: &str, ready: bool) -> Endpoint {
-    Endpoint { address: address.parse().unwrap(), ports: [(Arc::from("http"), 8080)].into(), ready }
+    Endpoint {
+        address: address.parse().unwrap(),
+        ports: [(Arc::from("http"), 8080)].into(),
+        ready,
+        node: None,
+        hints: Hints::default(),
+    }
 }

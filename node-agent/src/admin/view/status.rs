@@ -199,7 +199,7 @@ impl StatusView {
             problems.push(if self.discovery.stale.as_ref() == Some(error) {
                 Problem::error(
                     what,
-                    "bring the directory back; meanwhile its last state is in force",
+                    "bring it back; meanwhile the last state that was seen is in force",
                 )
             } else {
                 Problem::warning(what, "correct the object; everything else stays in force")

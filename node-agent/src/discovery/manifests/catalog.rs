@@ -370,7 +370,11 @@ fn is_closed(object: &Object) -> bool {
     match object {
         Object::PeerAuthentication(policy) => policy.is_closed(),
         Object::AuthorizationPolicy(policy) => policy.is_closed(),
-        Object::Namespace(_) | Object::Pod(_) | Object::Service(_) | Object::Slice(_) => false,
+        Object::Namespace(_)
+        | Object::Node(_)
+        | Object::Pod(_)
+        | Object::Service(_)
+        | Object::Slice(_) => false,
     }
 }
 

@@ -1,14 +1,13 @@
 //! One document of a manifest → the object it describes.
 
+use std::sync::Arc;
+
 use adit_core::identity::TrustDomain;
-use k8s_openapi::api::core::v1;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::discovery::manifests::yaml;
 use crate::discovery::translate;
-use crate::discovery::translate::{Invalid, Key, Kind, Object};
+use crate::discovery::translate::{Key, Kind, Object, Unreadable};
 
 /// Where an object stands in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,40 +106,14 @@ fn read_object(place: Place, value: Value, trust_domain: &TrustDomain) -> Option
     };
     let metadata = |name| value.get("metadata")?.get(name)?.as_str();
     let key = Key::of(kind, metadata("namespace"), metadata("name"));
-    let mut closed = None;
-    let result = match kind {
-        Kind::Namespace => decode(value).and_then(|object: v1::Namespace| {
-            let namespace = translate::namespace(&object).map_err(said)?;
-            Ok(Some(Object::Namespace(namespace)))
-        }),
-        Kind::Pod => decode(value).and_then(|object: v1::Pod| {
-            let mut pod = translate::pod(&object, trust_domain).map_err(said)?;
-            pod.workload.netns = translate::netns(&object.metadata).map_err(said)?;
-            Ok(Some(Object::Pod(Box::new(pod))))
-        }),
-        Kind::Service => decode(value).and_then(|object: v1::Service| {
-            let service = translate::service(&object).map_err(said)?;
-            Ok(service.map(|service| Object::Service(Box::new(service))))
-        }),
-        Kind::EndpointSlice => decode(value).and_then(|object: EndpointSlice| {
-            let slice = translate::endpoint_slice(&object).map_err(said)?;
-            Ok(slice.map(|slice| Object::Slice(Box::new(slice))))
-        }),
-        Kind::PeerAuthentication => {
-            let object = |policy| Object::PeerAuthentication(Box::new(policy));
-            translate::peer_authentication(&value).map(object).map(Some).map_err(|wrong| {
-                closed = translate::closed_peer_authentication(&value).map(object);
-                all_said(&wrong)
-            })
+    let netns = if kind == Kind::Pod { netns(&value) } else { Ok(None) };
+    let result = netns.and_then(|netns| {
+        let mut object = translate::read(kind, value, trust_domain)?;
+        if let Some(Object::Pod(pod)) = &mut object {
+            pod.workload.netns = netns;
         }
-        Kind::AuthorizationPolicy => {
-            let object = |policy| Object::AuthorizationPolicy(Box::new(policy));
-            translate::authorization_policy(&value).map(object).map(Some).map_err(|wrong| {
-                closed = translate::closed_authorization_policy(&value).map(object);
-                all_said(&wrong)
-            })
-        }
-    };
+        Ok(object)
+    });
     let result = match result {
         Ok(None) => {
             let object = key.as_ref().map(ToString::to_string);
@@ -154,27 +127,19 @@ fn read_object(place: Place, value: Value, trust_domain: &TrustDomain) -> Option
             return None;
         }
         Ok(Some(object)) => Ok(object),
-        Err(error) => Err(Rejected { closed, ..Rejected::new(place, &error) }),
+        Err(Unreadable { error, closed }) => {
+            Err(Rejected { closed, ..Rejected::new(place, &error) })
+        }
     };
     Some(Reading { place, key, result })
 }
 
-fn decode<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let cause = error.into_inner();
-        if path == "." { cause.to_string() } else { format!("{path}: {cause}") }
-    })
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
-fn said(error: Invalid) -> String {
-    error.to_string()
-}
-
-fn all_said(wrong: &[Invalid]) -> String {
-    let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
-    wrong.join("; ")
+/// Manifests are as trusted as the agent's own configuration: a pod of this node may name its network
+/// namespace in them.
+fn netns(pod: &Value) -> Result<Option<Arc<str>>, Unreadable> {
+    let annotations = pod.get("metadata").and_then(|metadata| metadata.get("annotations"));
+    let path = annotations.and_then(|all| all.get(translate::NETNS_ANNOTATION));
+    Ok(translate::netns(path.and_then(Value::as_str))?)
 }
 
 impl Rejected {

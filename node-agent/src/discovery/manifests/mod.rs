@@ -16,19 +16,16 @@ mod files;
 mod watch;
 mod yaml;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use adit_core::identity::TrustDomain;
-use adit_core::policy::PolicyId;
-use tokio::sync::{Notify, watch as channel};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::discovery::Worlds;
 use crate::discovery::manifests::catalog::{Catalog, Scan};
 use crate::discovery::manifests::watch::Watch;
+use crate::discovery::{SourceStatus, StatusHandle, Worlds};
 use crate::shutdown::{Phase, Shutdown};
 
 /// A scan waits until nothing has changed for this long, so that a file that is just being written
@@ -49,58 +46,6 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// The directory.
     pub directory: PathBuf,
-}
-
-/// How the directory was found at the last scan.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ManifestStatus {
-    /// Files that were read.
-    pub files: usize,
-    /// Objects that are in force.
-    pub objects: usize,
-    /// What is wrong, in the order of the files.
-    pub errors: Vec<String>,
-    /// Why what is in force is not what the directory says: it is missing, cannot be read, or has lost
-    /// everything at once. Also the first of the errors.
-    pub stale: Option<String>,
-    /// Policies whose newest version is wrong, and how; the last good one stays in force.
-    pub rejected: BTreeMap<PolicyId, String>,
-    /// When the world last changed because of the directory.
-    pub last_change: Option<SystemTime>,
-}
-
-/// The current [`ManifestStatus`], for whoever shows it. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct StatusHandle(channel::Sender<Arc<ManifestStatus>>);
-
-impl StatusHandle {
-    /// A handle that says that nothing has been read yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The status now.
-    #[must_use]
-    pub fn load(&self) -> Arc<ManifestStatus> {
-        Arc::clone(&self.0.borrow())
-    }
-
-    /// The status as it changes.
-    #[must_use]
-    pub fn subscribe(&self) -> channel::Receiver<Arc<ManifestStatus>> {
-        self.0.subscribe()
-    }
-
-    fn update(&self, status: ManifestStatus) {
-        self.0.send_if_modified(|now| {
-            let differs = **now != status;
-            if differs {
-                *now = Arc::new(status);
-            }
-            differs
-        });
-    }
 }
 
 /// Keeps the world like the directory until the agent drains.
@@ -157,7 +102,7 @@ async fn rested(wake: &Notify, wait: Duration) -> bool {
 fn publish(scan: Scan, worlds: &Worlds, status: &StatusHandle) {
     let changed = !scan.deltas.is_empty();
     worlds.publish(scan.deltas);
-    status.update(ManifestStatus {
+    status.update(SourceStatus {
         files: scan.files,
         objects: scan.objects,
         errors: scan.errors,

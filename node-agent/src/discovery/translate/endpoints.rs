@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use adit_core::workload::{Endpoint, ObjectName, Phase};
+use adit_core::workload::{Endpoint, Hints, NodeName, ObjectName, Phase};
 use k8s_openapi::api::discovery::v1;
 
 use crate::discovery::translate::{
@@ -29,7 +29,7 @@ pub struct SliceFacts {
 }
 
 /// One endpoint of a slice and its conditions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// Where it is.
     pub address: IpAddr,
@@ -37,6 +37,10 @@ pub struct Address {
     pub ready: bool,
     /// Whether it is being deleted and still answers.
     pub serving_to_the_end: bool,
+    /// The node that it is on.
+    pub node: Option<NodeName>,
+    /// For whom it is meant first.
+    pub hints: Hints,
 }
 
 /// An EndpointSlice; `None` if it belongs to no service or lists domain names (`addressType: FQDN`,
@@ -82,7 +86,20 @@ fn address(index: usize, endpoint: &v1::Endpoint, ipv6: bool) -> Result<Option<A
     let ready = conditions.ready.unwrap_or(true);
     let serving = conditions.serving.unwrap_or(true);
     let terminating = conditions.terminating.unwrap_or(false);
-    Ok(Some(Address { address, ready, serving_to_the_end: serving && terminating }))
+    let node = endpoint.node_name.as_deref().filter(|name| !name.is_empty());
+    let hints = endpoint.hints.clone().unwrap_or_default();
+    let nodes = hints.for_nodes.unwrap_or_default();
+    let zones = hints.for_zones.unwrap_or_default();
+    Ok(Some(Address {
+        address,
+        ready,
+        serving_to_the_end: serving && terminating,
+        node: node.map(NodeName::new),
+        hints: Hints {
+            nodes: nodes.iter().map(|node| NodeName::new(&node.name)).collect(),
+            zones: zones.into_iter().map(|zone| Arc::from(zone.name)).collect(),
+        },
+    }))
 }
 
 fn ports(object: &v1::EndpointSlice) -> Result<BTreeMap<Arc<str>, u16>, Invalid> {
@@ -110,7 +127,7 @@ pub(super) fn listed(slices: &[&SliceFacts]) -> Vec<Endpoint> {
     let mut merged: BTreeMap<(IpAddr, &BTreeMap<Arc<str>, u16>), Address> = BTreeMap::new();
     for slice in slices {
         for one in &slice.addresses {
-            let known = merged.entry((one.address, &slice.ports)).or_insert(*one);
+            let known = merged.entry((one.address, &slice.ports)).or_insert_with(|| one.clone());
             known.ready |= one.ready;
             known.serving_to_the_end |= one.serving_to_the_end;
         }
@@ -129,6 +146,8 @@ pub(super) fn listed(slices: &[&SliceFacts]) -> Vec<Endpoint> {
             address: *address,
             ports: (*ports).clone(),
             ready: one.ready || (fall_back && one.serving_to_the_end),
+            node: one.node.clone(),
+            hints: one.hints.clone(),
         }
     };
     merged.iter().map(endpoint).collect()
@@ -162,7 +181,9 @@ pub(super) fn derived<'a>(
         endpoints.extend(workload.addresses.iter().map(|address| Endpoint {
             address: *address,
             ports: ports.clone(),
-            ready: service.publish_not_ready || (pod.ready && !pod.terminating),
+            ready: service.publish_not_ready || (pod.ready && workload.phase != Phase::Terminating),
+            node: workload.node.clone(),
+            hints: Hints::default(),
         }));
     }
     endpoints.sort_by_key(|endpoint| endpoint.address);

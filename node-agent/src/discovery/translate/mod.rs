@@ -7,8 +7,10 @@
 //! headers and metrics.
 
 mod endpoints;
+mod ledger;
 mod pod;
 mod policy;
+mod read;
 mod service;
 mod snapshot;
 
@@ -17,30 +19,47 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_core::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicyKind};
-use adit_core::workload::{MeshMode, Namespace, ObjectName};
+use adit_core::workload::{MeshMode, Namespace, NodeName, ObjectName};
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use endpoints::{Address, SliceFacts, endpoint_slice};
-pub use pod::{PodFacts, netns, pod};
+pub use pod::{NETNS_ANNOTATION, PodFacts, netns, pod};
 pub use policy::{
     authorization_policy, closed_authorization_policy, closed_peer_authentication,
     peer_authentication,
 };
+pub use read::{Unreadable, read};
 pub use service::{PortTarget, ServiceFacts, Target, service};
 pub use snapshot::{Problem, Snapshot};
 
 /// The label that opts namespaces and pods in and out.
 pub const MODE_LABEL: &str = "adit.dev/mode";
 
+<<<<<<< HEAD
 /// The group of Istio's policies.
 const ISTIO_SECURITY: &str = "security.istio.io/";
+=======
+/// The label that names a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// A node, as far as it matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: NodeName,
+    /// The zone that it is in.
+    pub zone: Option<Arc<str>>,
+}
+>>>>>>> a6ab002 (Follow the API server, let the CA believe nothing but it, and choose endpoints near the caller)
 
 /// An object that the world is made of.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
     /// A Namespace.
     Namespace(Namespace),
+    /// A Node.
+    Node(NodeFacts),
     /// A Pod.
     Pod(Box<PodFacts>),
     /// A Service that is no alias.
@@ -58,6 +77,8 @@ pub enum Object {
 pub enum Kind {
     /// `v1` Namespace.
     Namespace,
+    /// `v1` Node.
+    Node,
     /// `v1` Pod.
     Pod,
     /// `v1` Service.
@@ -70,7 +91,7 @@ pub enum Kind {
     AuthorizationPolicy,
 }
 
-/// What an object is known by. A namespace's own namespace is empty.
+/// What an object is known by. The namespace of a namespace, or of a node, is empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// Its kind.
@@ -97,6 +118,7 @@ impl Object {
     pub fn key(&self) -> Key {
         let (kind, name) = match self {
             Self::Namespace(namespace) => (Kind::Namespace, ObjectName::new("", &namespace.name)),
+            Self::Node(node) => (Kind::Node, ObjectName::new("", node.name.as_str())),
             Self::Pod(pod) => (Kind::Pod, pod.workload.name.clone()),
             Self::Service(service) => (Kind::Service, service.service.name.clone()),
             Self::Slice(slice) => (Kind::EndpointSlice, slice.name.clone()),
@@ -118,6 +140,7 @@ impl Kind {
     pub fn from_type(api_version: &str, kind: &str) -> Option<Self> {
         match (api_version, kind) {
             ("v1", "Namespace") => Some(Self::Namespace),
+            ("v1", "Node") => Some(Self::Node),
             ("v1", "Pod") => Some(Self::Pod),
             ("v1", "Service") => Some(Self::Service),
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
@@ -136,6 +159,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Namespace => "Namespace",
+            Self::Node => "Node",
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
@@ -152,7 +176,7 @@ impl Key {
     pub fn of(kind: Kind, namespace: Option<&str>, name: Option<&str>) -> Option<Self> {
         let name = name.filter(|name| is_name(name))?;
         let namespace = match kind {
-            Kind::Namespace => "",
+            Kind::Namespace | Kind::Node => "",
             Kind::Pod
             | Kind::Service
             | Kind::EndpointSlice
@@ -172,7 +196,9 @@ impl Key {
         let kind = match self.kind {
             Kind::PeerAuthentication => PolicyKind::PeerAuthentication,
             Kind::AuthorizationPolicy => PolicyKind::AuthorizationPolicy,
-            Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice => return None,
+            Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => {
+                return None;
+            }
         };
         Some(PolicyId { kind, name: self.name.clone() })
     }
@@ -182,7 +208,7 @@ impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ObjectName { namespace, name } = &self.name;
         match self.kind {
-            Kind::Namespace => write!(f, "Namespace {name}"),
+            Kind::Namespace | Kind::Node => write!(f, "{} {name}", self.kind.as_str()),
             Kind::Pod
             | Kind::Service
             | Kind::EndpointSlice
@@ -224,6 +250,17 @@ pub fn namespace(object: &v1::Namespace) -> Result<Namespace, Invalid> {
         name: Arc::from(name),
         mode: MeshMode::from_label(labels.get(MODE_LABEL).map(|value| &**value)),
     })
+}
+
+/// A node.
+///
+/// # Errors
+/// The field that is invalid.
+pub fn node(object: &v1::Node) -> Result<NodeFacts, Invalid> {
+    let metadata = &object.metadata;
+    let name = required_name("metadata.name", metadata.name.as_deref())?;
+    let zone = labels("metadata.labels", metadata)?.remove(ZONE_LABEL);
+    Ok(NodeFacts { name: NodeName::new(name), zone: zone.filter(|zone| !zone.is_empty()) })
 }
 
 fn object_name(metadata: &ObjectMeta) -> Result<ObjectName, Invalid> {

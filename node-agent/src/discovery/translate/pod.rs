@@ -14,7 +14,7 @@ use crate::discovery::translate::{
 };
 
 /// The annotation that names a pod's network namespace.
-const NETNS_ANNOTATION: &str = "adit.dev/netns";
+pub const NETNS_ANNOTATION: &str = "adit.dev/netns";
 
 /// The label that a Deployment puts on the pods of its ReplicaSets.
 const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
@@ -26,8 +26,6 @@ pub struct PodFacts {
     pub workload: Workload,
     /// Whether its readiness condition holds; a pod without that condition is ready.
     pub ready: bool,
-    /// Whether it is being deleted.
-    pub terminating: bool,
     /// Its named TCP container ports.
     pub ports: BTreeMap<Arc<str>, u16>,
 }
@@ -52,7 +50,7 @@ pub fn pod(object: &Pod, trust_domain: &TrustDomain) -> Result<PodFacts, Invalid
         addresses: addresses(status)?,
         mode: MeshMode::from_label(labels.get(MODE_LABEL).map(|value| &**value)),
         host_network: spec.host_network == Some(true),
-        phase: phase(status)?,
+        phase: phase(metadata, status)?,
         owner: owner(metadata, &labels, &name)?,
         labels,
         netns: None,
@@ -63,27 +61,25 @@ pub fn pod(object: &Pod, trust_domain: &TrustDomain) -> Result<PodFacts, Invalid
     Ok(PodFacts {
         workload,
         ready: ready.is_none_or(|condition| condition.status == "True"),
-        terminating: metadata.deletion_timestamp.is_some(),
         ports: named_ports(spec)?,
     })
 }
 
-/// The path of the pod's network namespace, from its annotation `adit.dev/netns`. Whoever writes
+/// The path of a pod's network namespace, from the value of [`NETNS_ANNOTATION`]. Whoever writes
 /// the annotation chooses a namespace of this node, so it is not for objects that users of a
 /// cluster write.
 ///
 /// # Errors
 /// If the path is not absolute.
-pub fn netns(metadata: &ObjectMeta) -> Result<Option<Arc<str>>, Invalid> {
-    let annotations = metadata.annotations.as_ref();
-    let Some(path) = annotations.and_then(|all| all.get(NETNS_ANNOTATION)) else {
+pub fn netns(annotation: Option<&str>) -> Result<Option<Arc<str>>, Invalid> {
+    let Some(path) = annotation else {
         return Ok(None);
     };
     if !path.starts_with('/') || path.len() > 4095 || path.contains('\0') {
         let field = format!("metadata.annotations[{NETNS_ANNOTATION:?}]");
         return Err(Invalid::new(field, path, "not an absolute path"));
     }
-    Ok(Some(Arc::from(path.as_str())))
+    Ok(Some(Arc::from(path)))
 }
 
 /// `metadata.uid`, or for a pod without one a UID made of its namespace and name. It stays the same
@@ -146,9 +142,12 @@ fn addresses(status: &PodStatus) -> Result<Vec<IpAddr>, Invalid> {
     Ok(addresses)
 }
 
-fn phase(status: &PodStatus) -> Result<Phase, Invalid> {
+fn phase(metadata: &ObjectMeta, status: &PodStatus) -> Result<Phase, Invalid> {
     match status.phase.as_deref() {
-        None | Some("" | "Pending" | "Running" | "Unknown") => Ok(Phase::Active),
+        None | Some("" | "Pending" | "Running" | "Unknown") => {
+            let terminating = metadata.deletion_timestamp.is_some();
+            Ok(if terminating { Phase::Terminating } else { Phase::Active })
+        }
         Some("Succeeded" | "Failed") => Ok(Phase::Finished),
         Some(other) => {
             let why = "not Pending, Running, Succeeded, Failed or Unknown";

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::workload::{Affinity, Service, ServicePort};
+use adit_core::workload::{Affinity, InternalTraffic, Service, ServicePort};
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -64,7 +64,13 @@ pub fn service(object: &v1::Service) -> Result<Option<ServiceFacts>, Invalid> {
     let text = |text: &String| Arc::from(text.as_str());
     let selector = spec.selector.iter().flatten();
     Ok(Some(ServiceFacts {
-        service: Service { name, vips: vips(spec)?, ports, affinity: affinity(spec)? },
+        service: Service {
+            name,
+            vips: vips(spec)?,
+            ports,
+            affinity: affinity(spec)?,
+            internal_traffic: internal_traffic(spec)?,
+        },
         selector: selector.map(|(key, value)| (text(key), text(value))).collect(),
         targets,
         publish_not_ready: spec.publish_not_ready_addresses == Some(true),
@@ -128,6 +134,16 @@ fn target(field: &str, given: Option<&IntOrString>, port: u16) -> Result<Target,
         Some(IntOrString::Int(number)) => Ok(Target::Number(port_number(field, *number)?)),
         Some(IntOrString::String(name)) if name.is_empty() => Ok(Target::Number(port)),
         Some(IntOrString::String(name)) => Ok(Target::Name(port_name(field, Some(name))?)),
+    }
+}
+
+fn internal_traffic(spec: &ServiceSpec) -> Result<InternalTraffic, Invalid> {
+    match spec.internal_traffic_policy.as_deref() {
+        None | Some("" | "Cluster") => Ok(InternalTraffic::Cluster),
+        Some("Local") => Ok(InternalTraffic::Local),
+        Some(other) => {
+            Err(Invalid::new("spec.internalTrafficPolicy", other, "not Cluster or Local"))
+        }
     }
 }
 

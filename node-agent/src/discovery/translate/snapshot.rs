@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_core::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicyKind};
-use adit_core::workload::{Endpoint, Namespace, ObjectName, Phase, PodUid, Service, Workload};
+use adit_core::workload::{
+    Endpoint, Namespace, NodeName, ObjectName, Phase, PodUid, Service, Workload,
+};
 use adit_core::world::Delta;
 
 use crate::discovery::translate::{Object, PodFacts, ServiceFacts, SliceFacts, endpoints};
@@ -16,6 +18,8 @@ use crate::discovery::translate::{Object, PodFacts, ServiceFacts, SliceFacts, en
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     namespaces: BTreeMap<Arc<str>, Namespace>,
+    /// The zones of nodes that are in one.
+    zones: BTreeMap<NodeName, Arc<str>>,
     workloads: BTreeMap<PodUid, Workload>,
     services: BTreeMap<ObjectName, (Service, Vec<Endpoint>)>,
     peer_authentications: BTreeMap<ObjectName, PeerAuthentication>,
@@ -76,6 +80,10 @@ impl Snapshot {
                     let name = Arc::clone(&namespace.name);
                     snapshot.namespaces.insert(name, namespace.clone());
                 }
+                Object::Node(node) => {
+                    let zone = node.zone.clone().map(|zone| (node.name.clone(), zone));
+                    snapshot.zones.extend(zone);
+                }
                 Object::Pod(pod) => match snapshot.workloads.entry(pod.workload.uid.clone()) {
                     Entry::Vacant(place) => {
                         place.insert(pod.workload.clone());
@@ -120,7 +128,7 @@ impl Snapshot {
 
     fn find_shared_addresses(&self, problems: &mut Vec<Problem>) {
         let mut owners: BTreeMap<IpAddr, &ObjectName> = BTreeMap::new();
-        let own = |pod: &&Workload| pod.phase == Phase::Active && !pod.host_network;
+        let own = |pod: &&Workload| pod.phase != Phase::Finished && !pod.host_network;
         for pod in self.workloads.values().filter(own) {
             for address in &pod.addresses {
                 if let Some(first) = owners.insert(*address, &pod.name) {
@@ -162,9 +170,18 @@ impl Snapshot {
         let gone = gone.filter(|name| !next.namespaces.contains_key(*name));
         deltas.extend(gone.map(|name| Delta::NamespaceGone(Arc::clone(name))));
 
+        let gone = self.zones.keys();
+        let gone = gone.filter(|node| !next.zones.contains_key(*node));
+        deltas.extend(gone.map(|node| Delta::Zone(node.clone(), None)));
+
         for (name, namespace) in &next.namespaces {
             if self.namespaces.get(name) != Some(namespace) {
                 deltas.push(Delta::Namespace(namespace.clone()));
+            }
+        }
+        for (node, zone) in &next.zones {
+            if self.zones.get(node) != Some(zone) {
+                deltas.push(Delta::Zone(node.clone(), Some(Arc::clone(zone))));
             }
         }
         for (uid, pod) in &next.workloads {

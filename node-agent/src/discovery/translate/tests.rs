@@ -98,11 +98,10 @@ fn an_annotation_names_the_network_namespace_and_only_on_request() {
     let object: v1::Pod =
         json(r#"{"metadata": {"name": "a", "annotations": {"adit.dev/netns": "/run/netns/a"}}}"#);
     assert_eq!(pod(&object, &domain()).unwrap().workload.netns, None);
-    assert_eq!(netns(&object.metadata).unwrap().as_deref(), Some("/run/netns/a"));
+    assert_eq!(netns(Some("/run/netns/a")).unwrap().as_deref(), Some("/run/netns/a"));
+    assert_eq!(netns(None), Ok(None));
 
-    let object: v1::Pod =
-        json(r#"{"metadata": {"name": "a", "annotations": {"adit.dev/netns": "a"}}}"#);
-    let error = netns(&object.metadata).unwrap_err().to_string();
+    let error = netns(Some("a")).unwrap_err().to_string();
     let expected = r#"metadata.annotations["adit.dev/netns"]: "a": not an absolute path"#;
     assert_eq!(error, expected);
 }

@@ -11,6 +11,7 @@ use adit_core::identity::{SpiffeId, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SigningKey,
 };
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroize as _;
@@ -49,6 +50,20 @@ pub struct Authority {
     domain: Option<String>,
 }
 
+/// What an authority is made of, each part with its name.
+pub struct Material {
+    /// Where it is from, for errors.
+    pub origin: String,
+    /// The signing key, PEM.
+    pub key: (&'static str, Vec<u8>),
+    /// Its certificate, and perhaps those above it, PEM.
+    pub certificate: (&'static str, Vec<u8>),
+    /// Certificates from the signing one to the root, PEM; may be empty.
+    pub chain: Vec<u8>,
+    /// The roots, PEM.
+    pub roots: (&'static str, Vec<u8>),
+}
+
 /// A certificate that was just made.
 #[derive(Debug, Clone)]
 pub struct Issued {
@@ -58,6 +73,68 @@ pub struct Issued {
     pub serial: String,
     /// The last moment of its life.
     pub not_after: SystemTime,
+}
+
+/// A new root and a new intermediate, each text with the name of its file.
+pub type Made = [(&'static str, String); 5];
+
+/// Makes a root and an intermediate.
+///
+/// # Errors
+/// [`PkiError::Make`], or a time that cannot stand in a certificate.
+pub fn make(domain: &TrustDomain, now: SystemTime) -> Result<Made, PkiError> {
+    let root_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let root = signer_params(domain, "root", ROOT_LIFETIME, now)?;
+    let root_cert = root.self_signed(&root_key)?;
+    let root_pem = to_pem(root_cert.der());
+    let root_key_pem = root_key.serialize_pem();
+    let [ca_key, ca_pem] = intermediate(domain, &Issuer::from_params(&root, &root_key), now)?;
+    let chain = format!("{ca_pem}{root_pem}");
+    Ok([
+        (ROOT_KEY, root_key_pem),
+        (CA_KEY, ca_key),
+        (ROOT_CERT, root_pem),
+        (CA_CERT, ca_pem),
+        (CERT_CHAIN, chain),
+    ])
+}
+
+/// Makes the next intermediate below a root: its key, its certificate and its chain.
+///
+/// # Errors
+/// [`PkiError::Invalid`] if the root cannot be read.
+pub fn make_intermediate(
+    root_cert: &[u8],
+    root_key: &[u8],
+    domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<[(&'static str, String); 3], PkiError> {
+    let origin = "the root";
+    let invalid = |problem| PkiError::Invalid { origin: origin.to_owned(), problem };
+    let key = std::str::from_utf8(root_key).ok().and_then(|pem| KeyPair::from_pem(pem).ok());
+    let key = key.ok_or_else(|| invalid("has no private key in PEM form"))?;
+    let roots = read_certificates(root_cert, origin)?;
+    let root = roots.iter().find(|root| certifies(root, &key));
+    let root = root.ok_or_else(|| invalid("has a key that is not of its certificate"))?;
+    let issuer = Issuer::from_ca_cert_der(root, key)?;
+    let [ca_key, ca_pem] = intermediate(domain, &issuer, now)?;
+    let chain = format!("{ca_pem}{}", to_pem(root));
+    Ok([(CA_KEY, ca_key), (CA_CERT, ca_pem), (CERT_CHAIN, chain)])
+}
+
+/// Its key and its certificate.
+fn intermediate(
+    domain: &TrustDomain,
+    root: &Issuer<'_, impl SigningKey>,
+    now: SystemTime,
+) -> Result<[String; 2], PkiError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = signer_params(domain, "intermediate", INTERMEDIATE_LIFETIME, now)?;
+    // It signs workloads, never another CA (RFC 5280, section 4.2.1.9).
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.signed_by(&key, root)?;
+    Ok([key.serialize_pem(), to_pem(certificate.der())])
 }
 
 /// Makes a root and an intermediate in a directory, and fails if one is there already.
@@ -72,25 +149,10 @@ pub fn init(directory: &Path, domain: &TrustDomain, now: SystemTime) -> Result<(
             return Err(PkiError::Exists { path });
         }
     }
-    let root_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let root = signer_params(domain, "root", ROOT_LIFETIME, now)?;
-    let root_cert = root.self_signed(&root_key)?;
-    let root_issuer = Issuer::from_params(&root, &root_key);
-
-    let ca_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut ca = signer_params(domain, "intermediate", INTERMEDIATE_LIFETIME, now)?;
-    // It signs workloads, never another CA (RFC 5280, section 4.2.1.9).
-    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    ca.use_authority_key_identifier_extension = true;
-    let ca_cert = ca.signed_by(&ca_key, &root_issuer)?;
-
-    let [root_pem, ca_pem] = [to_pem(root_cert.der()), to_pem(ca_cert.der())];
-    let file = |name, text: &str, mode| write_new(&directory.join(name), text, mode);
-    file(ROOT_KEY, &root_key.serialize_pem(), 0o600)?;
-    file(CA_KEY, &ca_key.serialize_pem(), 0o600)?;
-    file(ROOT_CERT, &root_pem, 0o644)?;
-    file(CA_CERT, &ca_pem, 0o644)?;
-    file(CERT_CHAIN, &format!("{ca_pem}{root_pem}"), 0o644)?;
+    for (name, text) in make(domain, now)? {
+        let mode = if matches!(name, ROOT_KEY | CA_KEY) { 0o600 } else { 0o644 };
+        write_new(&directory.join(name), &text, mode)?;
+    }
     Ok(())
 }
 
@@ -124,27 +186,50 @@ impl Authority {
     /// [`PkiError`], naming the file.
     pub fn load(directory: &Path) -> Result<Self, PkiError> {
         let at = |name| directory.join(name);
-        let invalid =
-            |name, problem| PkiError::Invalid { origin: at(name).display().to_string(), problem };
-        let mut text = read_private(&at(CA_KEY))?;
-        let key = std::str::from_utf8(&text).ok().and_then(|pem| KeyPair::from_pem(pem).ok());
-        text.zeroize();
-        let key = key.ok_or_else(|| invalid(CA_KEY, "is not a private key in PEM form"))?;
-        let root_path = at(ROOT_CERT).display().to_string();
-        let roots = Bundle::from_pem(&read(&at(ROOT_CERT))?, &root_path)?;
+        let chain = at(CERT_CHAIN);
+        let material = Material {
+            origin: directory.display().to_string(),
+            key: (CA_KEY, read_private(&at(CA_KEY))?),
+            certificate: (CA_CERT, read(&at(CA_CERT))?),
+            chain: if chain.exists() { read(&chain)? } else { Vec::new() },
+            roots: (ROOT_CERT, read(&at(ROOT_CERT))?),
+        };
+        Self::try_new(material)
+    }
 
-        let ca_path = at(CA_CERT).display().to_string();
-        let ca = read_certificates(&read(&at(CA_CERT))?, &ca_path)?;
-        let ca = ca.first().ok_or_else(|| invalid(CA_CERT, "holds no certificate in PEM form"))?;
-        let facts = Facts::read(ca).map_err(|_malformed| invalid(CA_CERT, "is not well-formed"))?;
+    /// An authority made of these parts.
+    ///
+    /// # Errors
+    /// [`PkiError`], naming the part.
+    pub fn try_new(mut material: Material) -> Result<Self, PkiError> {
+        let origin = material.origin.clone();
+        let named = |name: &str| format!("{origin}/{name}");
+        let invalid = |name, problem| PkiError::Invalid { origin: named(name), problem };
+        let (key_name, text) = &mut material.key;
+        let key = std::str::from_utf8(text).ok().and_then(|pem| KeyPair::from_pem(pem).ok());
+        text.zeroize();
+        let key = key.ok_or_else(|| invalid(key_name, "is not a private key in PEM form"))?;
+        let (name, pem) = &material.roots;
+        let roots = Bundle::from_pem(pem, &named(name))?;
+
+        let (name, pem) = &material.certificate;
+        let certificates = read_certificates(pem, &named(name))?;
+        let missing = || invalid(name, "holds no certificate in PEM form");
+        let (ca, above) = certificates.split_first().ok_or_else(missing)?;
+        let facts = Facts::read(ca).map_err(|_malformed| invalid(name, "is not well-formed"))?;
         if !facts.is_ca {
-            return Err(invalid(CA_CERT, "is not the certificate of a CA"));
+            return Err(invalid(name, "is not the certificate of a CA"));
         }
         if !certifies(ca, &key) {
-            return Err(invalid(CA_KEY, "is not the key of the certificate in ca-cert.pem"));
+            let problem = "is not the key of the certificate that signs";
+            return Err(invalid(key_name, problem));
+        }
+        let mut chain = read_certificates(&material.chain, &named(CERT_CHAIN))?;
+        if chain.is_empty() {
+            chain.extend(above.iter().cloned());
         }
         Ok(Self {
-            intermediates: intermediates(directory, ca, &roots)?,
+            intermediates: intermediates(ca, chain, &roots),
             issuer: Issuer::from_ca_cert_der(ca, key)?,
             roots,
             not_before: facts.not_before,
@@ -168,6 +253,12 @@ impl Authority {
             origin: format!("the CA of {own}"),
             problem: "is not of the trust domain that is configured",
         })
+    }
+
+    /// The beginning of its own certificate.
+    #[must_use]
+    pub const fn not_before(&self) -> SystemTime {
+        self.not_before
     }
 
     /// What its certificates chain to.
@@ -200,20 +291,22 @@ impl Authority {
         self.sign(csr.public_key(), names, usages, (now, end))
     }
 
-    /// Issues a certificate for a TLS server with these DNS names and addresses, for as long as
-    /// this CA lasts, and makes its key.
+    /// Issues a certificate for a TLS server with these DNS names and addresses, for this long or as
+    /// long as this CA lasts, and makes its key.
     ///
     /// # Errors
     /// [`PkiError::IssuerNotValid`] or [`PkiError::Make`].
     pub fn issue_server(
         &self,
         names: &[String],
+        lifetime: Duration,
         now: SystemTime,
     ) -> Result<(KeyPair, Issued), PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let names = CertificateParams::new(names)?.subject_alt_names;
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let issued = self.sign(&key, names, usages, (now, Some(self.not_after)))?;
+        let end = now.checked_add(lifetime);
+        let issued = self.sign(&key, names, usages, (now, end))?;
         Ok((key, issued))
     }
 
@@ -260,24 +353,18 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// What a peer needs between a workload's certificate and the root: `cert-chain.pem` without
-/// roots, or the signing certificate alone. Nothing if the root itself signs.
+/// What a peer needs between a workload's certificate and the root: the chain without roots, from the
+/// signing certificate on. Nothing if the root itself signs.
 fn intermediates(
-    directory: &Path,
     ca: &CertificateDer<'static>,
+    mut chain: Vec<CertificateDer<'static>>,
     roots: &Bundle,
-) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let path = directory.join(CERT_CHAIN);
-    let mut chain = if path.exists() {
-        read_certificates(&read(&path)?, &path.display().to_string())?
-    } else {
-        Vec::new()
-    };
+) -> Vec<CertificateDer<'static>> {
     if chain.first() != Some(ca) {
         chain.insert(0, ca.clone());
     }
     chain.retain(|certificate| !roots.certificates().contains(certificate));
-    Ok(chain)
+    chain
 }
 
 /// Whether the certificate is of this key.

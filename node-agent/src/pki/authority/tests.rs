@@ -116,7 +116,7 @@ fn nothing_outlives_the_issuer() {
 #[test]
 fn a_server_certificate_has_the_names_given_and_no_identity() {
     let names = ["adit-ca".to_owned(), "10.0.0.1".to_owned(), "::1".to_owned()];
-    let (_key, issued) = authority().issue_server(&names, now()).unwrap();
+    let (_key, issued) = authority().issue_server(&names, DAY, now()).unwrap();
     let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
     let names = leaf.subject_alternative_name().unwrap().unwrap();
     let mut v6 = [0u8; 16];

@@ -6,6 +6,7 @@ mod policies;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 
@@ -506,8 +507,8 @@ impl Agent {
     #[track_caller]
     fn status(
         &self,
-        wanted: impl Fn(&ManifestStatus) -> bool,
-    ) -> impl Future<Output = Arc<ManifestStatus>> {
+        wanted: impl Fn(&SourceStatus) -> bool,
+    ) -> impl Future<Output = Arc<SourceStatus>> {
         let mut changes = self.status.subscribe();
         let caller = std::panic::Location::caller();
         async move {
@@ -520,12 +521,12 @@ impl Agent {
     }
 
     #[track_caller]
-    fn error(&self, expected: &str) -> impl Future<Output = Arc<ManifestStatus>> {
+    fn error(&self, expected: &str) -> impl Future<Output = Arc<SourceStatus>> {
         self.status(move |status| status.errors.iter().any(|error| error == expected))
     }
 
     #[track_caller]
-    fn no_errors(&self) -> impl Future<Output = Arc<ManifestStatus>> {
+    fn no_errors(&self) -> impl Future<Output = Arc<SourceStatus>> {
         self.status(|status| status.errors.is_empty())
     }
 }

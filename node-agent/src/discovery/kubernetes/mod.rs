@@ -1,0 +1,109 @@
+//! The source for clusters: the API server, listed once and watched from then on.
+//!
+//! A feed per kind tells what it hears; the hub puts it together. The world is published when every
+//! kind has been listed once, and from then on in small batches. While the API server is away, what it
+//! said last stays in force: flows go on, and `adit status` says since when it is not up to date.
+//!
+//! Objects are translated as they come and not kept as they are: the specification of a pod is
+//! dropped here.
+
+mod access;
+mod failure;
+mod feed;
+mod hub;
+mod resource;
+
+use std::time::{Duration, SystemTime};
+
+use adit_core::identity::TrustDomain;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::discovery::kubernetes::feed::{Feed, News};
+use crate::discovery::kubernetes::hub::Hub;
+use crate::discovery::kubernetes::resource::Resource;
+use crate::discovery::translate::Kind;
+use crate::discovery::{StatusHandle, Worlds};
+use crate::shutdown::{Phase, Shutdown};
+
+pub use access::{Access, AccessError, own_namespace};
+
+/// What an agent needs to know.
+pub const AGENT: &[Kind] = &[
+    Kind::Namespace,
+    Kind::Node,
+    Kind::Pod,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::PeerAuthentication,
+    Kind::AuthorizationPolicy,
+];
+
+/// What a CA needs to know: which pods run where.
+pub const CA: &[Kind] = &[Kind::Pod];
+
+/// Changes that come within this time are published together: a new world costs the same for one
+/// change and for a hundred.
+const BATCH: Duration = Duration::from_millis(20);
+
+/// News that wait for the hub; beyond them the watches are read no further.
+const NEWS: usize = 1024;
+
+/// Where the API server is, and what of it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The way to it.
+    pub access: Access,
+    /// The kinds.
+    pub kinds: &'static [Kind],
+}
+
+/// Keeps the world like the API server until the process drains.
+pub async fn run(
+    settings: Settings,
+    trust_domain: TrustDomain,
+    worlds: Worlds,
+    status: StatusHandle,
+    mut shutdown: Shutdown,
+) {
+    let (sender, mut news) = mpsc::channel(NEWS);
+    let mut hub = Hub::new(settings.kinds, trust_domain);
+    let mut feeds = JoinSet::new();
+    for kind in settings.kinds {
+        let access = settings.access.clone();
+        feeds.spawn(Feed::new(Resource::of(*kind), access, sender.clone()).run());
+    }
+    drop(sender);
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            () = shutdown.reached(Phase::Draining) => return,
+            came = gather(&mut news, &mut batch) => if !came { return },
+        }
+        let now = SystemTime::now();
+        for (kind, news) in batch.drain(..) {
+            hub.take(kind, news, now);
+        }
+        worlds.publish(hub.take_deltas(now));
+        status.update(hub.status());
+        if hub.is_synced() {
+            worlds.mark_synced();
+        }
+    }
+}
+
+/// Waits for news and for what comes shortly after it, but for no more than fits. Whether there will
+/// be more.
+async fn gather(news: &mut mpsc::Receiver<(Kind, News)>, batch: &mut Vec<(Kind, News)>) -> bool {
+    if news.recv_many(batch, NEWS).await == 0 {
+        return false;
+    }
+    let until = tokio::time::Instant::now() + BATCH;
+    while batch.len() < NEWS {
+        match tokio::time::timeout_at(until, news.recv_many(batch, NEWS)).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    true
+}
