@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use adit_core::identity::TrustDomain;
-use adit_core::workload::Endpoint;
+use adit_core::workload::{Endpoint, Hints, InternalTraffic};
 use adit_core::world::{Delta, World};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
@@ -180,6 +180,50 @@ fn an_endpoint_that_is_ending_serves_only_while_none_of_its_family_is_ready() {
         shown(&endpoints::listed(&[&ipv4, &ipv6])),
         "10.0.0.1 =80 not ready\n10.0.0.2 =80 ready\nfd00::1 =80 ready\n"
     );
+}
+
+#[test]
+fn an_endpoint_says_where_it_is_and_for_whom_it_is_meant() {
+    let slice = read_slice(
+        r#"{"addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [
+             {"addresses": ["10.0.0.1"], "nodeName": "n1", "zone": "a",
+              "hints": {"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n1"}]}},
+             {"addresses": ["10.0.0.2"]}]}"#,
+    );
+    let slice = slice.unwrap().unwrap();
+    let [near, plain] = &*endpoints::listed(&[&slice]) else { panic!("{slice:?}") };
+    assert_eq!(near.node.as_ref().unwrap().as_str(), "n1");
+    assert_eq!(near.hints.nodes.len(), 1);
+    assert_eq!(near.hints.zones, [Arc::from("a"), Arc::from("b")]);
+    assert_eq!((plain.node.as_ref(), &plain.hints), (None, &Hints::default()));
+}
+
+#[test]
+fn a_service_keeps_internal_traffic_on_the_node_if_it_says_so() {
+    let policy = |spec: &str| read_service(spec).map(|one| one.unwrap().service.internal_traffic);
+    assert_eq!(policy("{}"), Ok(InternalTraffic::Cluster));
+    assert_eq!(policy(r#"{"internalTrafficPolicy": "Cluster"}"#), Ok(InternalTraffic::Cluster));
+    assert_eq!(policy(r#"{"internalTrafficPolicy": "Local"}"#), Ok(InternalTraffic::Local));
+    let error = policy(r#"{"internalTrafficPolicy": "local"}"#).unwrap_err().to_string();
+    assert_eq!(error, r#"spec.internalTrafficPolicy: "local": not Cluster or Local"#);
+}
+
+#[test]
+fn a_node_is_in_the_zone_of_its_label_and_a_pod_that_is_being_deleted_is_terminating() {
+    let node: v1::Node =
+        json(r#"{"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "a"}}}"#);
+    let facts = super::node(&node).unwrap();
+    assert_eq!((facts.name.as_str(), facts.zone.as_deref()), ("n1", Some("a")));
+    let node: v1::Node = json(r#"{"metadata": {"name": "n1"}}"#);
+    assert_eq!(super::node(&node).unwrap().zone, None);
+
+    let deleted = r#""deletionTimestamp": "2026-11-25T20:00:00Z""#;
+    let pod = |status: &str| {
+        let text = format!(r#"{{"metadata": {{"name": "a", {deleted}}}, "status": {status}}}"#);
+        read_pod(&text).unwrap().workload.phase
+    };
+    assert_eq!(pod(r#"{"phase": "Running"}"#), adit_core::workload::Phase::Terminating);
+    assert_eq!(pod(r#"{"phase": "Failed"}"#), adit_core::workload::Phase::Finished);
 }
 
 #[test]
