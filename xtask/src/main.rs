@@ -4,9 +4,11 @@ mod arch;
 mod bench;
 mod bless;
 mod ci;
+mod cluster;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod image;
 mod kernels;
 mod proto;
 mod step;
@@ -65,6 +67,11 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// A static `adit` in an OCI archive, to load or push
+    Image(image::Options),
+    /// A real Kubernetes on this machine (needs root, Go 1.24 or later and kubectl)
+    #[command(subcommand)]
+    Cluster(cluster::Action),
     /// Let libFuzzer look for inputs that break a target (needs nightly Rust and cargo-fuzz)
     Fuzz {
         /// The target, such as `pool`
@@ -100,6 +107,8 @@ fn main() -> ExitCode {
         Task::Kernels { series } => kernels::run(root, series.as_deref()),
         Task::Proto { check } => proto::run(root, check),
         Task::Fuzz { target, seconds, merge } => fuzz::run(root, &target, seconds, merge),
+        Task::Image(options) => image::run(root, &options).map(drop),
+        Task::Cluster(action) => cluster::run(root, &action),
         Task::Arch => arch::run(root),
         Task::Bless => bless::run(root),
     };

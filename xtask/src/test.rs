@@ -95,7 +95,8 @@ pub(crate) fn as_root(program: &Path) -> Result<Command> {
     })
 }
 
-fn is_root() -> bool {
+/// Whether this task runs as root.
+pub(crate) fn is_root() -> bool {
     // proc_pid_status(5): real, effective, saved and file system UID.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));

@@ -1,0 +1,130 @@
+//! `cargo xtask cluster`: a real Kubernetes on this machine, made by the scripts of `tests/cluster`.
+
+mod images;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+
+use crate::image;
+use crate::step::{execute, step};
+use crate::test::{build, is_root};
+
+/// Where what was built is kept, unless ADIT_K8S_ROOT names another place.
+const CACHE: &str = "/var/cache/adit-k8s";
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Start etcd, the control plane and two nodes; the first time, build them
+    Up,
+    /// Build adit's image and give it to the nodes
+    Load {
+        /// Build without optimisation, quicker
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Start it, walk through everything that docs/kubernetes.md promises, and end it
+    Test {
+        /// Leave it running, also after a failure
+        #[arg(long)]
+        keep: bool,
+        /// Build adit without optimisation, quicker
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Run kubectl against the cluster
+    Kubectl {
+        /// What kubectl is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// End it and leave nothing but what was built
+    Down,
+}
+
+/// Does it.
+pub(crate) fn run(root: &Path, action: &Action) -> Result<()> {
+    if !is_root() {
+        bail!("the cluster's nodes are namespaces of this machine: run this as root");
+    }
+    let cluster = Cluster::new(root);
+    match action {
+        Action::Up => cluster.up(),
+        Action::Load { dev } => cluster.load(*dev),
+        Action::Test { keep, dev } => {
+            let tested = cluster.test(*dev);
+            let ended = if *keep { Ok(()) } else { cluster.down() };
+            tested.and(ended)
+        }
+        Action::Kubectl { arguments } => execute(cluster.script("kubectl.sh").args(arguments)),
+        Action::Down => cluster.down(),
+    }
+}
+
+/// The cluster of this checkout.
+struct Cluster<'a> {
+    root: &'a Path,
+    cache: PathBuf,
+}
+
+impl<'a> Cluster<'a> {
+    fn new(root: &'a Path) -> Self {
+        let cache = env::var_os("ADIT_K8S_ROOT").map_or_else(|| CACHE.into(), PathBuf::from);
+        Self { root, cache }
+    }
+
+    #[expect(clippy::print_stdout, reason = "a task talks to its user")]
+    fn up(&self) -> Result<()> {
+        self.check_tools()?;
+        step("the cluster's parts", || execute(&mut self.script("prepare.sh")))?;
+        step("the images of pods", || images::write(&self.cache))?;
+        step("cluster", || execute(&mut self.script("up.sh")))?;
+        println!("\nLook around with `cargo xtask cluster kubectl get pods -A`.");
+        Ok(())
+    }
+
+    fn down(&self) -> Result<()> {
+        execute(&mut self.script("down.sh"))
+    }
+
+    fn test(&self, dev: bool) -> Result<()> {
+        let cases = build(self.root, &["-p", "adit-e2e", "--bin", "cluster"], "cluster")?;
+        step("image", || image::run(self.root, &image::Options::dev(dev)).map(drop))?;
+        self.up()?;
+        self.load(dev)?;
+        let mut command = Command::new(cases);
+        command.env("ADIT_K8S_ROOT", &self.cache);
+        command.env("ADIT_K8S_SCRIPTS", self.root.join("tests/cluster"));
+        step("cases", || execute(&mut command))
+    }
+
+    fn load(&self, dev: bool) -> Result<()> {
+        let archive = image::run(self.root, &image::Options::dev(dev))?;
+        for node in ["n1", "n2"] {
+            execute(self.script("node.sh").args(["load", node]).arg(&archive))?;
+        }
+        Ok(())
+    }
+
+    fn check_tools(&self) -> Result<()> {
+        let missing: Vec<&str> = ["go", "cc", "kubectl", "openssl", "curl", "dpkg", "nsenter"]
+            .into_iter()
+            .filter(|tool| !Command::new(tool).arg("--help").output().is_ok())
+            .collect();
+        if !missing.is_empty() {
+            bail!("these programs are missing: {}", missing.join(", "));
+        }
+        let parent = self.cache.parent().context("ADIT_K8S_ROOT must be an absolute path")?;
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
+    }
+
+    fn script(&self, name: &str) -> Command {
+        let mut command = Command::new(self.root.join("tests/cluster").join(name));
+        command.env("ADIT_K8S_ROOT", &self.cache);
+        command
+    }
+}
