@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use adit::app;
 use adit::cli::{self, Finding, Local};
+use adit::cni;
 use adit::datapath::probe::{self, Probe};
 use adit::datapath::{self, Settings};
 
@@ -18,8 +19,16 @@ fn main() -> ExitCode {
         is_root: adit::sys::process::is_root,
         cleanup: |options| {
             let settings = Settings { pins: options.pins, ..Settings::default() };
+            let plugin = cni::Settings {
+                config_directory: options.cni_config,
+                bin_directory: options.cni_bin,
+                cache: options.cni_cache,
+                ..cni::Settings::default()
+            };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Ok(runtime.block_on(datapath::cleanup::cleanup(&settings, options.force))?)
+            let pods = runtime.block_on(datapath::cleanup::cleanup(&settings, options.force))?;
+            // Pods that start meanwhile are held until the plugin is gone.
+            Ok([pods, cni::install::remove(&plugin)?].concat())
         },
     })
 }

@@ -11,7 +11,9 @@
 #![deny(missing_docs)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod admission;
 pub mod certificate;
+pub mod cgroup;
 pub mod enrolment;
 pub mod flow;
 pub mod hbone;

@@ -15,6 +15,7 @@
 //! | `GET /v1/flows?follow=true` | the same, then what comes: a [`view::FollowEvent`] a line |
 //! | `GET`, `PUT /v1/log-level` | [`view::LogLevelView`] |
 //! | `POST /v1/drain?deadlineMs=30000` | [`view::DrainView`], when it is over |
+//! | `POST /v1/cni` | [`crate::cni::Request`] → [`crate::cni::Answer`], when the pod may start or not |
 //!
 //! Errors are [`view::ErrorView`].
 
@@ -41,6 +42,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 
 use crate::admin::view::{CertificateView, Fact, Problem};
+use crate::cni::{Answer, Request};
 use crate::discovery::Worlds;
 use crate::enrol::PodStatus;
 use crate::observer::Observer;
@@ -128,6 +130,8 @@ pub trait Sources: Send + Sync + 'static {
     fn problems(&self) -> BoxFuture<'_, Vec<Problem>>;
     /// When the flows that are left are cut, while the agent drains.
     fn draining_until(&self) -> Option<SystemTime>;
+    /// Whether a pod that is being made may start, as soon as that is known.
+    fn admit(&self, request: Request) -> BoxFuture<'_, Answer>;
     /// Takes no new flow, lets the open ones end until the deadline has passed, ends the rest, and
     /// says how many those were. The process may end afterwards.
     fn drain(&self, deadline: Duration) -> BoxFuture<'_, usize>;

@@ -22,6 +22,7 @@ use crate::admin::view::{
     TunnelView, WorkloadView, state_label,
 };
 use crate::admin::{Shared, State, explain, follow};
+use crate::cni;
 use crate::enrol::{PodState, PodStatus};
 
 /// The longest body that is read: a log filter.
@@ -47,6 +48,7 @@ pub(super) fn router(state: Shared) -> Router {
         .route("/v1/flows", only(get(flows)))
         .route("/v1/log-level", only(get(log_level).put(set_log_level)))
         .route("/v1/drain", only(post(drain)))
+        .route("/v1/cni", only(post(admit)))
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
@@ -54,6 +56,17 @@ pub(super) fn router(state: Shared) -> Router {
 
 fn only(methods: MethodRouter<Shared>) -> MethodRouter<Shared> {
     methods.fallback(wrong_method)
+}
+
+/// A body is JSON whatever its type says: the other side is this program.
+async fn admit(
+    Injected(state): Injected<Shared>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<cni::Answer>, Response> {
+    let wrong = |error: &dyn ToString| refuse(StatusCode::BAD_REQUEST, error, None);
+    let body = body.map_err(|error| wrong(&error))?;
+    let request = serde_json::from_slice(&body).map_err(|error| wrong(&error))?;
+    Ok(Json(state.sources.admit(request).await))
 }
 
 async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use crate::admin::{Shared, http, routes};
 use crate::shutdown::{Phase, Shutdown};
 
-/// Clients at a time; a follower counts as long as it follows.
-const MAX_CLIENTS: usize = 64;
+/// Clients at a time; a follower counts as long as it follows, and each pod that is being made.
+const MAX_CLIENTS: usize = 512;
 
 /// Whether a user may talk to the agent.
 pub type Allow = Arc<dyn Fn(u32) -> bool + Send + Sync>;

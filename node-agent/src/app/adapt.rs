@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::admin::view::{CertificateView, Fact, Problem, Severity, Timestamp};
 use crate::admin::{DiscoveryFacts, Sources};
+use crate::cni::{Answer, Gate, Request};
 use crate::datapath::kernel::KernelDatapath;
 use crate::discovery::StatusHandle;
 use crate::enrol::{Enrolments, PodState, PodStatus};
@@ -29,6 +30,7 @@ pub(super) struct Parts {
     pub(super) kernel: KernelDatapath,
     pub(super) trigger: Arc<Trigger>,
     pub(super) ending: Arc<Ending>,
+    pub(super) gate: Gate,
 }
 
 /// How the agent is to end, and how it did.
@@ -101,6 +103,10 @@ impl Sources for Parts {
             }
             Err(error) => vec![fact("counters", format!("cannot be read: {error}"))],
         }
+    }
+
+    fn admit(&self, request: Request) -> BoxFuture<'_, Answer> {
+        async move { self.gate.ask(&request).await }.boxed()
     }
 
     /// The process ends when it has drained, like after SIGTERM; also when whoever asked has left.

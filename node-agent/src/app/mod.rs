@@ -19,17 +19,18 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin;
+use crate::cni;
 use crate::config::{Config, Mesh, ProcessEnvironment};
 use crate::datapath::kernel::KernelDatapath;
 use crate::datapath::lock::PinsLock;
 use crate::discovery::{StatusHandle, Worlds};
-use crate::enrol::{Enroller, Enrolments};
+use crate::enrol::{Enroller, Enrolments, Places};
 use crate::identity::{Certificates, Clock, Configured};
 use crate::observer;
 use crate::observer::{Observer, Recorder, Sinks};
 use crate::shutdown;
 use crate::shutdown::{Phase, Shutdown, Trigger};
-use crate::sys::process;
+use crate::sys::{pods, process};
 use crate::telemetry;
 use crate::telemetry::{AccessLog, LogControl, Metrics, Readiness};
 use crate::worker;
@@ -129,8 +130,10 @@ async fn start(
     let lifetime = config.identity.lifetime;
     let (certificates, rotating) = Certificates::new(source, lifetime, Clock::system());
 
+    let plugin = cni::install::Plugin::new(&config.cni, &config.admin.socket, &config.mesh.node);
     let (workers, kernel) = data_plane(&config, &worlds, &certificates, recorder)?;
 
+    let places = Places::default();
     let enroller = Enroller::new(
         config.mesh.node.clone(),
         worlds.clone(),
@@ -138,7 +141,8 @@ async fn start(
         certificates.clone(),
         workers.clone(),
         rand::random(),
-    );
+    )
+    .with_places(places.clone());
     let enrolments = enroller.enrolments();
     let discovery = StatusHandle::new();
     let deadline = ArcSwap::from_pointee(config.drain_deadline);
@@ -153,6 +157,7 @@ async fn start(
         kernel: kernel.clone(),
         trigger: Arc::clone(trigger),
         ending: Arc::clone(&ending),
+        gate: cni::Gate::new(worlds.clone(), enrolments.clone(), places.clone()),
     };
     let state = Arc::new(admin::State {
         facts: facts(&config.mesh, started),
@@ -180,6 +185,8 @@ async fn start(
         discovery,
         shutdown.clone(),
     )));
+    tasks.push(tokio::spawn(places.search(pods::network_namespaces, shutdown.clone())));
+    tasks.push(tokio::spawn(plugin.run(worlds.clone(), shutdown.clone())));
     tasks.push(tokio::spawn(ready_when_enrolled(discovered, worlds.clone(), enrolments)));
     let enroller = tokio::spawn(enroller.run(first_list(worlds), shutdown.clone()));
     tracing::info!(node = %config.mesh.node, workers = workers.count(), "agent started");

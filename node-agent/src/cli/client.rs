@@ -88,7 +88,7 @@ impl ClientError {
             Self::Connect { .. } => "name the agent's socket with --socket or ADIT_SOCKET",
             Self::Timeout => "the agent may be stuck or short of CPU: look at its log",
             Self::Broken(_) => {
-                "the agent may have ended just now, or serves 64 clients already: ask again"
+                "the agent may have ended just now, or serves too many clients already: ask again"
             }
             Self::Answered { error, .. } => return error.help.clone(),
             Self::NotUnderstood(_) | Self::TooLong => {

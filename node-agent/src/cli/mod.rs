@@ -5,6 +5,7 @@ mod ca;
 mod certs;
 mod cleanup;
 mod client;
+mod cni;
 mod doctor;
 #[cfg(test)]
 mod documented;
@@ -37,6 +38,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::admin::DEFAULT_SOCKET;
 use crate::cli::client::{Client, ClientError};
 use crate::cli::output::Format;
+use crate::cni::PLUGIN;
 
 pub use ca::CaServeOptions;
 pub use cleanup::CleanupOptions;
@@ -136,6 +138,11 @@ Examples:
     Drain(drain::DrainArgs),
     /// Remove everything that an agent left on this node
     Cleanup(CleanupOptions),
+    /// The CNI plugin, for container runtimes: holds a new pod until it is enrolled
+    #[command(after_help = "\
+Started by a container runtime, as its name adit-cni or with this argument: the CNI specification says
+with which variables, and what it reads and prints. docs/kubernetes.md tells which pods it holds.")]
+    Cni,
     /// Show the version of this command and of the agent
     Version,
     /// Print the completions of a shell
@@ -149,6 +156,8 @@ Examples:
 enum Exit {
     Fine,
     Unhealthy,
+    /// It said so itself, where it was asked.
+    Refused,
 }
 
 /// Why a command did not do what it was to do.
@@ -180,6 +189,9 @@ struct Context<'a> {
 pub fn main(local: &Local) -> ExitCode {
     // Not locked: the agent and the CA log to standard output from another thread.
     let (mut out, mut remarks) = (io::stdout(), io::stderr());
+    if is_started_as_plugin() {
+        return plugin(&mut out);
+    }
     let cli = match Cli::try_parse_from(std::env::args_os()) {
         Ok(cli) => cli,
         Err(usage) => {
@@ -193,10 +205,22 @@ pub fn main(local: &Local) -> ExitCode {
     ExitCode::from(conclude(ended, &mut remarks))
 }
 
+/// A container runtime knows the plugin by its file's name and gives no arguments.
+fn is_started_as_plugin() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    name.is_some_and(|path| path.file_name().is_some_and(|name| name == PLUGIN))
+}
+
+fn plugin(out: &mut dyn Write) -> ExitCode {
+    let well = cni::run(&|name| std::env::var(name).ok(), &mut io::stdin(), out);
+    if well.is_ok_and(|well| well) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 /// The exit code, and what there is to say about an error.
 fn conclude(ended: Result<Exit, Failed>, remarks: &mut dyn Write) -> u8 {
     let failed = match ended {
         Ok(Exit::Fine) => return 0,
+        Ok(Exit::Refused) => return 1,
         Ok(Exit::Unhealthy) => return 4,
         Err(failed) => failed,
     };
@@ -247,6 +271,11 @@ fn execute(
             root("cleanup")?;
             cleanup::run(&mut context, options, local)?;
         }
+        Command::Cni => {
+            if !cni::run(&|name| std::env::var(name).ok(), &mut io::stdin(), context.out)? {
+                return Ok(Exit::Refused);
+            }
+        }
         Command::Completions(args) => texts::completions(&args, context.out)?,
         Command::Man(args) => texts::man(&args, &mut context)?,
         command @ (Command::Status
@@ -288,6 +317,7 @@ async fn ask(context: &mut Context<'_>, command: Command) -> Result<Exit, Failed
         | Command::Ca(_)
         | Command::Doctor(_)
         | Command::Cleanup(_)
+        | Command::Cni
         | Command::Completions(_)
         | Command::Man(_) => {}
     }

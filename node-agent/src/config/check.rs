@@ -10,8 +10,11 @@ use adit_core::identity::TrustDomain;
 use adit_core::policy::ROOT_NAMESPACES;
 use adit_core::workload::NodeName;
 
+use crate::cni;
 use crate::config::env::Environment;
-use crate::config::file::{Given, RawConfig, RawDatapath, RawPlaintext, RawPolicy, RawTunnel};
+use crate::config::file::{
+    Given, RawCni, RawConfig, RawDatapath, RawPlaintext, RawPolicy, RawTunnel,
+};
 use crate::config::{Config, Mesh, Problems, duration};
 use crate::datapath;
 use crate::discovery;
@@ -46,6 +49,7 @@ pub(super) fn check(
     let unreadable = raw.unreadable.contains(&"identity");
     let identity = identity(raw.identity, unreadable, problems);
     let datapath = datapath(raw.datapath, problems);
+    let cni = cni(raw.cni, problems);
     let workers = workers(raw.workers.as_ref(), environment, problems);
     let tunnel = tunnel(&raw.tunnel, problems);
     let flow = flow(&raw.plaintext, problems);
@@ -66,6 +70,7 @@ pub(super) fn check(
         discovery: discovery::Settings { source: source?, root_namespaces },
         identity: identity?,
         datapath,
+        cni,
         worker: worker::Settings { workers },
         tunnel,
         flow,
@@ -201,6 +206,24 @@ fn identity(
             None
         }
     }
+}
+
+fn cni(raw: RawCni, problems: &mut Problems) -> cni::Settings {
+    let RawCni { install, config_directory, bin_directory, cache, exempt_namespaces, wait } = raw;
+    let defaults = cni::Settings::default();
+    let limits = (Duration::from_secs(1), Duration::from_secs(100));
+    let settings = cni::Settings {
+        install: install.unwrap_or(defaults.install),
+        config_directory: config_directory.unwrap_or(defaults.config_directory),
+        bin_directory: bin_directory.unwrap_or(defaults.bin_directory),
+        cache: cache.unwrap_or(defaults.cache),
+        exempt: exempt_namespaces.unwrap_or(defaults.exempt),
+        wait: time("cni.wait", wait.as_ref(), defaults.wait, limits, problems),
+    };
+    absolute("cni.configDirectory", &settings.config_directory, problems);
+    absolute("cni.binDirectory", &settings.bin_directory, problems);
+    absolute("cni.cache", &settings.cache, problems);
+    settings
 }
 
 fn datapath(raw: RawDatapath, problems: &mut Problems) -> datapath::Settings {

@@ -62,6 +62,14 @@ pub(super) fn override_with(
     if let Some(directory) = text("ADIT_MANIFESTS") {
         raw.manifests = Some(directory);
     }
+    match environment.variable("ADIT_CNI_INSTALL").as_deref() {
+        None => {}
+        Some("true") => raw.cni.install = Some(true),
+        Some("false") => raw.cni.install = Some(false),
+        Some(other) => {
+            problems.add("ADIT_CNI_INSTALL", format_args!("{other:?} is not true or false"));
+        }
+    }
     if let Some(filter) = environment.variable("ADIT_LOG") {
         raw.log.filter = filter;
     }

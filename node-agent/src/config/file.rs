@@ -34,6 +34,7 @@ pub(super) struct RawConfig {
     pub(super) policy: RawPolicy,
     pub(super) identity: Option<identity::RawSettings>,
     pub(super) datapath: RawDatapath,
+    pub(super) cni: RawCni,
     pub(super) workers: Option<Given<usize>>,
     pub(super) tunnel: RawTunnel,
     pub(super) plaintext: RawPlaintext,
@@ -58,6 +59,17 @@ pub(super) struct RawPolicy {
 pub(super) struct RawDatapath {
     pub(super) pins: Option<PathBuf>,
     pub(super) cgroup: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawCni {
+    pub(super) install: Option<bool>,
+    pub(super) config_directory: Option<PathBuf>,
+    pub(super) bin_directory: Option<PathBuf>,
+    pub(super) cache: Option<PathBuf>,
+    pub(super) exempt_namespaces: Option<Vec<String>>,
+    pub(super) wait: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -134,6 +146,7 @@ pub(super) fn read(text: &str, problems: &mut Problems) -> RawConfig {
     raw.policy = reader.take("policy").unwrap_or_default();
     raw.identity = reader.take("identity");
     raw.datapath = reader.take("datapath").unwrap_or_default();
+    raw.cni = reader.take("cni").unwrap_or_default();
     let workers: Option<usize> = reader.take("workers");
     raw.workers = workers.map(|value| Given { key: "workers", value });
     raw.tunnel = reader.take("tunnel").unwrap_or_default();

@@ -18,6 +18,7 @@ use adit_core::identity::TrustDomain;
 use adit_core::workload::NodeName;
 
 use crate::admin;
+use crate::cni;
 use crate::datapath;
 use crate::discovery;
 use crate::identity;
@@ -44,6 +45,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// Where the programs are kept and attached.
     pub datapath: datapath::Settings,
+    /// Whether and where the CNI plugin is installed.
+    pub cni: cni::Settings,
     /// How many workers there are.
     pub worker: worker::Settings,
     /// How tunnels live.

@@ -28,6 +28,8 @@ pub async fn cleanup(settings: &Settings, force: bool) -> Result<Vec<String>, Da
         found => found.map_err(|source| failed(nothing_removed(&settings.pins), source))?,
     };
     is_of_pins(&base).map_err(|source| failed(nothing_removed(&base), source))?;
+    mount::make_sysctls_writable()
+        .map_err(|source| failed("make /proc/sys writable, for the sysctls of pods", source))?;
     let _held = if force { None } else { Some(PinsLock::of(&base)?) };
     let versions = pins::versions(&base);
     for version in versions.map_err(|source| failed("read the directory of pins", source))? {

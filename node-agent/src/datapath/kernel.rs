@@ -21,6 +21,7 @@ use crate::datapath::pod::{Checked, KernelPod};
 use crate::datapath::routes::{self, Before, Routes};
 use crate::datapath::{Adopted, Datapath, DatapathError, PodTarget, Settings, hold};
 use crate::sys::interfaces::Interfaces;
+use crate::sys::mount;
 use crate::sys::netns::{self, Netns};
 
 /// The kernel's side of one agent. Cheap to clone.
@@ -64,6 +65,8 @@ impl KernelDatapath {
         if workers == 0 || workers > MAX_WORKERS as usize {
             return Err(DatapathError::Limit("workers: 1 to 16 are possible"));
         }
+        mount::make_sysctls_writable()
+            .map_err(|source| failed("make /proc/sys writable, for the sysctls of pods", source))?;
         let cgroup = settings.attach_point();
         let cgroup = cgroup.map_err(|source| failed("find the cgroup2 hierarchy", source))?;
         let pins = Pins::prepare(&settings.pins)?;

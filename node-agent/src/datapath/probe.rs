@@ -42,6 +42,8 @@ pub struct Probe {
 /// Takes a moment: call it off a runtime's threads.
 #[must_use]
 pub fn probe(settings: &Settings) -> Vec<Probe> {
+    // What that lacks, the probe of the sysctls tells.
+    let _writable = mount::make_sysctls_writable();
     let mut probes = node(settings);
     probes.extend(programs(settings));
     // A thread of its own, which takes its namespace with it when it ends.

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use adit_core::enrolment::{Command, Enrolment, Input, Job, PodState, Target, select};
+use adit_core::enrolment::{Command, Enrolment, Input, Job, PodState, select};
 use adit_core::identity::SpiffeId;
 use adit_core::workload::{NodeName, PodUid, Workload};
 use adit_core::world::{Changes, World};
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::jobs::{Opened, Outcome, Outside};
-use super::{Certificates, Enrolments, PodStatus, Workers};
+use super::{Certificates, Enrolments, Places, PodStatus, Workers};
 use crate::datapath::Datapath;
 use crate::discovery::Worlds;
 use crate::shutdown::{Phase, Shutdown};
@@ -26,6 +26,7 @@ use crate::shutdown::{Phase, Shutdown};
 pub struct Enroller<D: Datapath, C, W> {
     node: NodeName,
     worlds: Worlds,
+    places: Places,
     changes: broadcast::Receiver<Arc<Changes>>,
     outside: Arc<Outside<D, C, W>>,
     machine: Enrolment,
@@ -86,6 +87,7 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
             node,
             changes: worlds.subscribe(),
             worlds,
+            places: Places::default(),
             outside: Arc::new(Outside { datapath, certificates, workers }),
             machine: Enrolment::new(seed),
             opened: BTreeMap::new(),
@@ -98,6 +100,12 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
                 published,
             },
         }
+    }
+
+    /// With the places of pods whose description does not name their network namespace.
+    #[must_use]
+    pub fn with_places(self, places: Places) -> Self {
+        Self { places, ..self }
     }
 
     /// The pods, to look at.
@@ -114,6 +122,7 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
         let mut synced = pin!(synced);
         let (mut draining, mut forced) = (shutdown.clone(), shutdown);
         let (mut is_synced, mut is_closing) = (false, false);
+        let places = self.places.clone();
         self.begin();
         loop {
             self.execute();
@@ -131,6 +140,12 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
                     is_synced = true;
                     self.look_at_all();
                     self.handle(Input::Synced);
+                }
+                fresh = places.fresh() => {
+                    let world = self.worlds.load();
+                    for uid in &fresh {
+                        self.look_at(&world, uid);
+                    }
                 }
                 changes = self.changes.recv() => self.handle_changes(changes),
                 Some(report) = self.tasks.join_next() => self.handle_report(report),
@@ -178,13 +193,20 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
     fn look_at(&mut self, world: &World, uid: &PodUid) {
         let here = |pod: &&Arc<Workload>| pod.node.as_ref() == Some(&self.node);
         let Some(pod) = world.workload(uid).filter(here) else {
+            // The CNI plugin may know a pod before discovery does.
+            if self.shown.pods.contains_key(uid) {
+                self.places.forget(uid);
+            }
             self.handle(Input::Gone(uid.clone()));
             return;
         };
         self.shown.describe(pod);
         let input = match select(world, pod) {
-            Ok(()) => Input::Wanted(target(pod)),
-            Err(why) => Input::Unwanted(uid.clone(), why),
+            Ok(()) => Input::Wanted(self.places.target(pod)),
+            Err(why) => {
+                self.places.stop_looking(uid);
+                Input::Unwanted(uid.clone(), why)
+            }
         };
         self.handle(input);
     }
@@ -230,7 +252,12 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
                     self.opened.remove(&uid);
                     self.stop_waiting(&uid);
                 }
-                Command::Show(uid, state) => self.shown.set(&uid, state),
+                Command::Show(uid, state) => {
+                    if matches!(&state, Some(PodState::Failed { step: None, .. })) {
+                        self.places.doubt(&uid);
+                    }
+                    self.shown.set(&uid, state);
+                }
             }
         }
     }
@@ -338,16 +365,6 @@ impl Shown {
             })
             .collect();
         self.published.send_replace(Arc::from(list));
-    }
-}
-
-fn target(pod: &Workload) -> Target {
-    Target {
-        uid: pod.uid.clone(),
-        name: pod.name.clone(),
-        identity: pod.identity.clone(),
-        addresses: pod.addresses.clone(),
-        netns: pod.netns.clone(),
     }
 }
 

@@ -5,6 +5,7 @@
 mod driver;
 mod jobs;
 mod outside;
+mod places;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use crate::datapath::{EnrolledPod, Listeners};
 
 pub use adit_core::enrolment::PodState;
 pub use driver::Enroller;
+pub use places::{Find, Place, Places};
 
 /// A pod of this node, as `adit workloads` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,13 +14,14 @@ const OWN_MOUNT: &str = "/run/adit/cgroup2";
 /// It cannot be mounted, or what is mounted is not its root.
 pub fn root() -> io::Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let found = find(&mounts);
-    let root = match found {
-        Some(root) => root,
-        None => mount_own()?,
-    };
     // kernel/cgroup/cgroup.c: `cgroup.events` is CFTYPE_NOT_ON_ROOT.
-    if root.join("cgroup.events").exists() {
+    let is_root = |place: &PathBuf| !place.join("cgroup.events").exists();
+    let mut found = find(&mounts);
+    let root = match found.iter().position(is_root) {
+        Some(place) => found.swap_remove(place),
+        None => found.pop().map_or_else(mount_own, Ok)?,
+    };
+    if !is_root(&root) {
         return Err(io::Error::other(format!(
             "{} is only this container's part of the cgroup2 hierarchy: run adit in the host's \
              cgroup namespace, or mount the host's there",
@@ -37,17 +38,20 @@ fn mount_own() -> io::Result<PathBuf> {
     Ok(root.to_path_buf())
 }
 
-/// The first cgroup2 mount in a mountinfo file (proc_pid_mountinfo(5)).
-fn find(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+/// The cgroup2 mounts in a mountinfo file (proc_pid_mountinfo(5)) that may be of the root: as seen
+/// from a container with a cgroup namespace of its own, the host's is above everything (`/../..`).
+fn find(mountinfo: &str) -> Vec<PathBuf> {
+    let places = mountinfo.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         if after.split(' ').next()? != "cgroup2" {
             return None;
         }
         let mut fields = before.split(' ').skip(3);
         let (root, place) = (fields.next()?, fields.next()?);
-        (root == "/").then(|| PathBuf::from(unescape(place)))
-    })
+        let above = root.split('/').all(|name| name.is_empty() || name == "..");
+        above.then(|| PathBuf::from(unescape(place)))
+    });
+    places.collect()
 }
 
 /// mountinfo writes space, tab, newline and backslash as three octal digits.
@@ -83,25 +87,33 @@ mod tests {
 
     #[test]
     fn the_hierarchy_is_found_beside_those_of_version_1() {
-        assert_eq!(find(HYBRID), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(find(HYBRID), [PathBuf::from("/sys/fs/cgroup/unified")]);
     }
 
     #[test]
     fn a_mount_of_a_part_of_it_is_not_taken() {
         let part = "26 24 0:24 /kubepods /mnt rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(find(part), None);
+        assert_eq!(find(part), [] as [PathBuf; 0]);
         assert_eq!(find(&format!("{part}{HYBRID}")), find(HYBRID));
+    }
+
+    #[test]
+    fn the_hosts_hierarchy_is_found_from_a_container_with_a_cgroup_namespace() {
+        let own = "30 24 0:24 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n";
+        let hosts = "31 24 0:24 /../../.. /host/cgroup ro - cgroup2 cgroup2 rw\n";
+        let expected = [PathBuf::from("/sys/fs/cgroup"), PathBuf::from("/host/cgroup")];
+        assert_eq!(find(&format!("{own}{hosts}")), expected);
     }
 
     #[test]
     fn a_space_in_the_place_is_read() {
         let mounts = "26 24 0:24 / /a\\040b\\134c rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(find(mounts), Some(PathBuf::from("/a b\\c")));
+        assert_eq!(find(mounts), [PathBuf::from("/a b\\c")]);
     }
 
     #[test]
     fn damaged_lines_are_passed_over() {
-        assert_eq!(find("- cgroup2\n - \n1 2 3 - cgroup2\n"), None);
+        assert_eq!(find("- cgroup2\n - \n1 2 3 - cgroup2\n"), [] as [PathBuf; 0]);
         assert_eq!(unescape("a\\9"), "a\\9");
     }
 }

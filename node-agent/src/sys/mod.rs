@@ -8,5 +8,6 @@ pub mod interfaces;
 pub mod locks;
 pub mod mount;
 pub mod netns;
+pub mod pods;
 pub mod process;
 pub mod sockopt;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::mount::MsFlags;
 use nix::sys::statfs::{FsType, statfs};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 const BPFFS: &str = "/sys/fs/bpf";
 /// linux/magic.h
@@ -50,6 +51,26 @@ pub fn mount(kind: &'static str, place: &Path) -> io::Result<()> {
         io::Error::new(why.kind(), format!("mount {kind} at {}: {why}", place.display()))
     };
     nix::mount::mount(Some(kind), place, Some(kind), flags, None::<&str>).map_err(context)
+}
+
+/// Makes /proc/sys writable where a container runtime has mounted it read-only, as for every container
+/// that is not privileged. Only the mount namespace of this process sees the difference.
+///
+/// # Errors
+/// The kernel's.
+pub fn make_sysctls_writable() -> io::Result<()> {
+    let sysctls = Path::new("/proc/sys");
+    if !statvfs(sysctls)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    // mount(2): of a bind mount's own flags, those that are not named are taken away.
+    let flags = MsFlags::MS_REMOUNT
+        | MsFlags::MS_BIND
+        | MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV
+        | MsFlags::MS_NOEXEC;
+    nix::mount::mount(None::<&str>, sysctls, None::<&str>, flags, None::<&str>)?;
+    Ok(())
 }
 
 /// Removes a directory of pins with everything in it; one that is not there is removed already.

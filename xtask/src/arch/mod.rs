@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["proxy"],
     &["worker"],
     &["enrol", "ca"],
+    &["cni"],
     &["admin"],
     &["config"],
     &["app"],

@@ -113,7 +113,7 @@ impl<'a> Cluster<'a> {
     fn check_tools(&self) -> Result<()> {
         let missing: Vec<&str> = ["go", "cc", "kubectl", "openssl", "curl", "dpkg", "nsenter"]
             .into_iter()
-            .filter(|tool| !Command::new(tool).arg("--help").output().is_ok())
+            .filter(|tool| Command::new(tool).arg("--help").output().is_err())
             .collect();
         if !missing.is_empty() {
             bail!("these programs are missing: {}", missing.join(", "));

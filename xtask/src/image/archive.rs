@@ -78,11 +78,14 @@ fn archive(image: &Image<'_>) -> Result<Vec<u8>> {
         bail!("image reference {} has no tag", image.reference);
     };
     let mut named = manifest.descriptor(MANIFEST);
-    // containerd goes by the first, others by the second.
-    named["annotations"] = json!({
-        "io.containerd.image.name": image.reference,
-        "org.opencontainers.image.ref.name": tag,
-    });
+    if let Some(named) = named.as_object_mut() {
+        // containerd goes by the first, others by the second.
+        let annotations = json!({
+            "io.containerd.image.name": image.reference,
+            "org.opencontainers.image.ref.name": tag,
+        });
+        named.insert("annotations".to_owned(), annotations);
+    }
     let index = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": INDEX,

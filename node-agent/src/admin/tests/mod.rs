@@ -536,6 +536,10 @@ impl Sources for Fixed {
         vec![Fact { name: "layout version".to_owned(), value: "1".to_owned() }]
     }
 
+    fn admit(&self, request: Request) -> BoxFuture<'_, Answer> {
+        let why = format!("{}/{} waits", request.namespace, request.name);
+        Box::pin(async { Answer::NotEnrolled { why } })
+    }
     fn drain(&self, _deadline: Duration) -> BoxFuture<'_, usize> {
         Box::pin(async { 3 })
     }

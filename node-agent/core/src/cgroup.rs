@@ -1,0 +1,98 @@
+//! Which pod a process belongs to, by the cgroup it is in.
+
+use crate::workload::PodUid;
+
+/// The pod that a file `/proc/<pid>/cgroup` (cgroups(7)) names, or `None` if it names none or two.
+///
+/// A kubelet makes one cgroup for each pod, below `kubepods`: with the cgroupfs driver
+/// `kubepods/burstable/pod<uid>`, with systemd's `kubepods-burstable-pod<uid>.slice`, where the UID has
+/// `_` for `-`. Only the first one on a path counts: what is below it, the pod may have made itself.
+#[must_use]
+pub fn pod_of(file: &str) -> Option<PodUid> {
+    let mut found = None;
+    for line in file.lines() {
+        // hierarchy-ID:controller-list:cgroup-path; version 2 leaves the list empty.
+        let Some(path) = line.splitn(3, ':').nth(2) else { continue };
+        let Some(uid) = pod_on(path) else { continue };
+        match &found {
+            Some(other) if *other != uid => return None,
+            _ => found = Some(uid),
+        }
+    }
+    found
+}
+
+fn pod_on(path: &str) -> Option<PodUid> {
+    let mut components = path.split('/').skip_while(|name| !name.starts_with("kubepods"));
+    components.find_map(|name| {
+        if let Some(slice) = name.strip_suffix(".slice") {
+            let (before, uid) = slice.rsplit_once("-pod")?;
+            return before.starts_with("kubepods").then(|| uid_of(&uid.replace('_', "-")))?;
+        }
+        uid_of(name.strip_prefix("pod")?)
+    })
+}
+
+/// A UID as the API server gives it, or the hash that a kubelet gives to a static pod.
+fn uid_of(text: &str) -> Option<PodUid> {
+    let digits = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    (digits && matches!(text.len(), 32 | 36)).then(|| PodUid::parse(text))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "0d0ba8a6-1f3c-4b37-9d5e-0f6f0d4d3f11";
+
+    fn pod(file: &str) -> Option<String> {
+        pod_of(file).map(|uid| uid.as_str().to_owned())
+    }
+
+    #[test]
+    fn each_driver_and_version_names_the_pod_in_its_way() {
+        for path in [
+            format!("0::/kubepods/burstable/pod{UID}/0123abcd"),
+            format!("0::/kubepods/pod{UID}/0123abcd"),
+            format!("12:memory:/lab-n1/kubepods/besteffort/pod{UID}/0123abcd\n0::/lab-n1\n"),
+            format!(
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice/cri-containerd-0123.scope",
+                UID.replace('-', "_")
+            ),
+            format!("0::/../../kubepods-pod{}.slice/crio-0123.scope", UID.replace('-', "_")),
+        ] {
+            assert_eq!(pod(&path).as_deref(), Some(UID), "{path}");
+        }
+        let hash = "0123456789abcdef0123456789abcdef";
+        assert_eq!(pod(&format!("0::/kubepods/pod{hash}/c")).as_deref(), Some(hash));
+    }
+
+    #[test]
+    fn what_a_pod_makes_below_its_own_cgroup_changes_nothing() {
+        let other = UID.replace('0', "1");
+        let file = format!("0::/kubepods/pod{UID}/c/kubepods/pod{other}");
+        assert_eq!(pod(&file).as_deref(), Some(UID));
+    }
+
+    #[test]
+    fn two_pods_in_one_file_are_none() {
+        let other = UID.replace('0', "1");
+        assert_eq!(pod(&format!("1:cpu:/kubepods/pod{UID}/c\n0::/kubepods/pod{other}/c")), None);
+    }
+
+    #[test]
+    fn a_process_outside_of_pods_belongs_to_none() {
+        for file in [
+            "",
+            "0::/",
+            "nonsense",
+            "0::/system.slice/kubelet.service",
+            "0::/user.slice/pod0d0ba8a6-1f3c-4b37-9d5e-0f6f0d4d3f11",
+            "0::/kubepods/pod../../etc",
+            "0::/kubepods/burstable/podcast",
+            "0::/kubepods/pod0d0ba8a6-1f3c-4b37-9d5e-0f6f0d4d3f1/x",
+        ] {
+            assert_eq!(pod(file), None, "{file}");
+        }
+    }
+}

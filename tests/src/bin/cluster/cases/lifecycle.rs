@@ -1,0 +1,72 @@
+//! Losing the agent.
+
+use std::time::Duration;
+
+use adit_e2e::wait::{wait_for, wait_until};
+use anyhow::{Context as _, Result, ensure};
+
+use super::{PODS, SHOP, STREET};
+use crate::lab::Lab;
+
+pub(crate) fn agent_deleted(lab: &Lab) -> Result<String> {
+    let (client, _) = lab.pod(SHOP, "client", "n1")?;
+    let (_, server) = lab.pod(SHOP, "web", "n2")?;
+    let url = format!("http://{server}:8080/");
+    let opened = lab.start_kubectl(&[
+        "-n", SHOP, "exec", &client, "--", "/testapp", "every", "50ms", "15s", &url,
+    ])?;
+    wait_until("it to begin", Duration::from_secs(1), || false).unwrap_or(());
+    let label = "app.kubernetes.io/component=agent";
+    let selector = "spec.nodeName=n1";
+    lab.kubectl(&[
+        "-n",
+        "adit-system",
+        "delete",
+        "pods",
+        "-l",
+        label,
+        "--field-selector",
+        selector,
+        "--grace-period=5",
+    ])?;
+    let opened = opened.wait_with_output().context("the connections")?;
+    let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
+    ensure!(opened.contains("failed=0"), "{opened}");
+    lab.kubectl(&["-n", "adit-system", "rollout", "status", "daemonset/adit", "--timeout=60s"])?;
+    lab.wait_enrolled(SHOP, PODS)?;
+    Ok(opened)
+}
+
+pub(crate) fn no_agent(lab: &Lab) -> Result<String> {
+    let patch = |selector: &str| {
+        let patch =
+            format!(r#"{{"spec":{{"template":{{"spec":{{"nodeSelector":{selector}}}}}}}}}"#);
+        lab.kubectl(&["-n", "adit-system", "patch", "daemonset", "adit", "-p", &patch])
+    };
+    patch(r#"{"no-such":"node"}"#)?;
+    wait_for("no agent", Duration::from_secs(90), || {
+        let label = "app.kubernetes.io/component=agent";
+        let pods = lab.json(&["-n", "adit-system", "get", "pods", "-l", label])?;
+        Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })?;
+    lab.kubectl(&["apply", "-f", &lab.file("manifests/late.yaml")])?;
+    lab.kubectl(&["-n", STREET, "wait", "--for=condition=Ready", "pod/late", "--timeout=30s"])?;
+    let event = wait_for("an event that says why", Duration::from_secs(30), || {
+        let events = lab.kubectl(&[
+            "-n",
+            SHOP,
+            "get",
+            "events",
+            "--field-selector",
+            "involvedObject.name=late",
+        ])?;
+        Ok(events.lines().find(|line| line.contains("must be enrolled")).map(str::to_owned))
+    })?;
+    patch(r#"{"no-such":null}"#)?;
+    lab.kubectl(&["-n", "adit-system", "rollout", "status", "daemonset/adit", "--timeout=90s"])?;
+    lab.kubectl(&["-n", SHOP, "wait", "--for=condition=Ready", "pod/late", "--timeout=90s"])?;
+    lab.kubectl(&["delete", "-f", &lab.file("manifests/late.yaml"), "--grace-period=1"])?;
+    lab.wait_enrolled(SHOP, PODS)?;
+    let said = event.split("adit-cni").nth(1).unwrap_or(&event);
+    Ok(said.chars().take(120).collect())
+}

@@ -1,0 +1,16 @@
+//! The cases. Each says in a few words what it saw.
+
+pub(crate) mod enrol;
+pub(crate) mod install;
+pub(crate) mod lifecycle;
+pub(crate) mod policy;
+pub(crate) mod traffic;
+
+/// The namespace that is opted in and out.
+const SHOP: &str = "shop";
+
+/// The namespace that is not.
+const STREET: &str = "street";
+
+/// Servers and clients of [`SHOP`].
+const PODS: usize = 4;

@@ -1,0 +1,72 @@
+//! A platform engineer's path on a real cluster, one case after the other: apply, label, look, restrict,
+//! lose the agent, unlabel, uninstall. Start it with `cargo xtask cluster test`.
+#![expect(clippy::print_stdout, reason = "it reports to its user")]
+
+mod cases;
+mod lab;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+
+type Case = (&'static str, fn(&Lab) -> Result<String>);
+
+/// In this order: each stands on what the ones before it left.
+const CASES: &[Case] = &[
+    ("the API server accepts every manifest", cases::install::manifests_are_valid),
+    ("everything is rolled out", cases::install::apply),
+    ("pods that are not opted in talk as before, in plaintext", cases::traffic::plaintext),
+    ("labelling the namespace enrols its running pods", cases::enrol::label),
+    ("the pods talk across nodes, on one node and by ClusterIP", cases::traffic::reaches),
+    ("the application sees its client's address", cases::traffic::source_address),
+    ("adit flows shows the tunnels and both identities", cases::traffic::identities),
+    ("nothing of the namespace crosses between the nodes in plaintext", cases::traffic::secret),
+    ("exec, logs and port-forward work on enrolled pods", cases::traffic::kubectl),
+    ("a new pod is enrolled before its first container connects", cases::enrol::new_pod),
+    ("STRICT refuses a stranger and nobody else", cases::policy::strict),
+    ("an AuthorizationPolicy refuses whom it names, and says so", cases::policy::deny),
+    ("the agent's pod is deleted: connections wait and succeed", cases::lifecycle::agent_deleted),
+    ("without an agent only pods that must be enrolled wait", cases::lifecycle::no_agent),
+    ("removing the label withdraws the pods; open connections live on", cases::enrol::unlabel),
+    ("uninstalling leaves pods talking and nothing on the nodes", cases::install::uninstall),
+];
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the cases to the first that fails: the others would stand on nothing.
+fn run() -> Result<bool> {
+    let lab = Lab::from_environment()?;
+    let began = Instant::now();
+    for (number, (name, case)) in CASES.iter().enumerate() {
+        let at = Instant::now();
+        match case(&lab) {
+            Ok(remark) => {
+                println!("ok   {:5.1} s  {name}{}", at.elapsed().as_secs_f32(), noted(&remark));
+            }
+            Err(error) => {
+                println!("FAIL {:5.1} s  {name}: {error:#}", at.elapsed().as_secs_f32());
+                println!("{}", lab.state());
+                println!("{} of {} cases passed", number, CASES.len());
+                return Ok(false);
+            }
+        }
+    }
+    println!("{0} of {0} cases passed in {1:.0} s", CASES.len(), began.elapsed().as_secs_f32());
+    Ok(true)
+}
+
+fn noted(remark: &str) -> String {
+    if remark.is_empty() { String::new() } else { format!(" ({remark})") }
+}
