@@ -312,3 +312,23 @@ fn seconds(seconds: u64) -> Duration {
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
+
+#[test]
+fn the_deployments_file_is_valid_and_names_every_setting() {
+    const FILE: &str = include_str!("../../../deploy/config.yaml");
+    const DOCUMENT: &str = include_str!("../../../docs/configuration.md");
+    let config = parse(FILE).unwrap();
+    assert!(config.cni.install);
+    let rows = DOCUMENT.lines().skip_while(|line| !line.starts_with("|---"));
+    let rows = rows.skip(1).take_while(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|row| row.split('|').nth(1));
+    let keys = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let mut count = 0;
+    // The node's name comes from the environment.
+    for key in keys.filter(|key| *key != "node") {
+        let last = key.rsplit('.').next().unwrap();
+        assert!(FILE.contains(&format!("{last}:")), "deploy/config.yaml does not name {key}");
+        count += 1;
+    }
+    assert!(count > 30, "{count} settings");
+}

@@ -19,6 +19,8 @@ const CACHE: &str = "/var/cache/adit-k8s";
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
+    /// Build what it consists of, if that is not there yet: minutes, once
+    Prepare,
     /// Start etcd, the control plane and two nodes; the first time, build them
     Up,
     /// Build adit's image and give it to the nodes
@@ -53,6 +55,7 @@ pub(crate) fn run(root: &Path, action: &Action) -> Result<()> {
     }
     let cluster = Cluster::new(root);
     match action {
+        Action::Prepare => cluster.prepare(),
         Action::Up => cluster.up(),
         Action::Load { dev } => cluster.load(*dev),
         Action::Test { keep, dev } => {
@@ -79,12 +82,16 @@ impl<'a> Cluster<'a> {
 
     #[expect(clippy::print_stdout, reason = "a task talks to its user")]
     fn up(&self) -> Result<()> {
-        self.check_tools()?;
-        step("the cluster's parts", || execute(&mut self.script("prepare.sh")))?;
+        self.prepare()?;
         step("the images of pods", || images::write(&self.cache))?;
         step("cluster", || execute(&mut self.script("up.sh")))?;
         println!("\nLook around with `cargo xtask cluster kubectl get pods -A`.");
         Ok(())
+    }
+
+    fn prepare(&self) -> Result<()> {
+        self.check_tools()?;
+        step("the cluster's parts", || execute(&mut self.script("prepare.sh")))
     }
 
     fn down(&self) -> Result<()> {
