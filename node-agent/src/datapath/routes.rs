@@ -47,6 +47,10 @@ pub(super) struct Plan {
     /// The addresses that captured connections of each family come from, unless they are bound: a
     /// local route would pick the destination as source.
     pub v4: Option<IpAddr>,
+    /// None for a pod that has no IPv6 but link-local addresses, which reach nothing that is captured
+    /// and which the kernel accepts as the source of a route by their own device only
+    /// (`ipv6_chk_addr`): then no IPv6 route stands, and the refusing rule answers at once, as
+    /// without adit.
     pub v6: Option<IpAddr>,
     pub devices: Vec<Device>,
 }
@@ -54,15 +58,15 @@ pub(super) struct Plan {
 impl Plan {
     /// `preferred` are the pod's addresses as Kubernetes knows them.
     pub(super) fn new(interfaces: &Interfaces, preferred: &[IpAddr]) -> Self {
+        let found = &interfaces.addresses;
         let source = |wanted: fn(&IpAddr) -> bool| {
-            let found = &interfaces.addresses;
             let known = preferred.iter().find(|ip| wanted(ip) && found.contains(ip));
             let global = || found.iter().find(|ip| wanted(ip) && !is_link_local(ip));
-            let any = || found.iter().find(|ip| wanted(ip));
-            known.or_else(global).or_else(any).copied()
+            known.or_else(global).copied()
         };
+        let any_v4 = || found.iter().find(|ip| ip.is_ipv4()).copied();
         Self {
-            v4: source(IpAddr::is_ipv4),
+            v4: source(IpAddr::is_ipv4).or_else(any_v4),
             v6: source(IpAddr::is_ipv6),
             devices: interfaces.devices.clone(),
         }
@@ -131,7 +135,9 @@ impl Routes {
     async fn add_family(&self, family: IpVersion, plan: &Plan) -> Result<(), DatapathError> {
         let loopback = Device { name: "lo".to_owned(), index: LOOPBACK_INDEX };
         // Metrics differ, because NLM_F_REPLACE replaces the route with the same one.
-        for (metric, device) in (9..).zip([&loopback].into_iter().chain(&plan.devices)) {
+        let routed = family != IpVersion::V6 || plan.v6.is_some();
+        let devices = [&loopback].into_iter().chain(&plan.devices).filter(|_| routed);
+        for (metric, device) in (9..).zip(devices) {
             let route = route(&family, device, metric, plan);
             let added = self.handle.route().add(route).replace().execute().await;
             let added = added.map_err(kernel);
@@ -339,4 +345,32 @@ fn failed(
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> DatapathError {
     DatapathError::Netlink { what, source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(addresses: &[&str], preferred: &[&str]) -> [Option<String>; 2] {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let interfaces = Interfaces { devices: Vec::new(), addresses: parse(addresses) };
+        let preferred: Vec<IpAddr> = parse(preferred);
+        let plan = Plan::new(&interfaces, &preferred);
+        [plan.v4, plan.v6].map(|source| source.map(|ip| ip.to_string()))
+    }
+
+    #[test]
+    fn captured_connections_come_from_the_address_that_kubernetes_knows() {
+        let both = ["10.1.0.9", "10.1.0.2", "fe80::2", "fd00::9", "fd00::2"];
+        let [v4, v6] = plan(&both, &["10.1.0.2", "fd00::2"]);
+        assert_eq!((v4.as_deref(), v6.as_deref()), (Some("10.1.0.2"), Some("fd00::2")));
+        let [v4, v6] = plan(&both, &[]);
+        assert_eq!((v4.as_deref(), v6.as_deref()), (Some("10.1.0.9"), Some("fd00::9")));
+    }
+
+    #[test]
+    fn a_pod_with_nothing_but_a_link_local_ipv6_address_has_no_ipv6_to_route() {
+        let [v4, v6] = plan(&["10.1.0.2", "fe80::2"], &["10.1.0.2"]);
+        assert_eq!((v4.as_deref(), v6), (Some("10.1.0.2"), None));
+    }
 }

@@ -138,7 +138,9 @@ impl Lab {
         for node in NODES {
             let pods = self.adit(node, &["workloads"])?;
             let here = |pod: &&Value| {
-                pod["namespace"] == namespace && pod["node"] == node && pod["state"] == "enrolled"
+                pod["namespace"] == namespace
+                    && pod["local"] == true
+                    && pod["enrolment"]["state"] == "enrolled"
             };
             count += pods.as_array().into_iter().flatten().filter(here).count();
         }
