@@ -21,7 +21,7 @@ pub(super) enum CaCommand {
     /// Make a root and an intermediate CA in a directory
     Init(InitArgs),
     /// Sign certificates for agents, over TLS
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
 }
 
 #[derive(Debug, Args)]

@@ -121,11 +121,12 @@ impl Api {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body)
             .map_err(|_malformed| ApiError::Path(path.to_owned()))?;
-        client.request(request).await.map_err(|error| match error {
-            kube::Error::Api(status) => {
+        client.request(request).await.map_err(|error| {
+            if let kube::Error::Api(status) = error {
                 ApiError::Refused { code: status.code, message: status.message }
+            } else {
+                ApiError::Unreachable(error)
             }
-            error => ApiError::Unreachable(error),
         })
     }
 }

@@ -36,10 +36,9 @@ pub use snapshot::{Problem, Snapshot};
 /// The label that opts namespaces and pods in and out.
 pub const MODE_LABEL: &str = "adit.dev/mode";
 
-<<<<<<< HEAD
 /// The group of Istio's policies.
 const ISTIO_SECURITY: &str = "security.istio.io/";
-=======
+
 /// The label that names a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
@@ -51,7 +50,6 @@ pub struct NodeFacts {
     /// The zone that it is in.
     pub zone: Option<Arc<str>>,
 }
->>>>>>> a6ab002 (Follow the API server, let the CA believe nothing but it, and choose endpoints near the caller)
 
 /// An object that the world is made of.
 #[derive(Debug, Clone, PartialEq)]
