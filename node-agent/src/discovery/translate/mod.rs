@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use endpoints::{Address, SliceFacts, endpoint_slice};
+pub use ledger::Ledger;
 pub use pod::{NETNS_ANNOTATION, PodFacts, netns, pod};
 pub use policy::{
     authorization_policy, closed_authorization_policy, closed_peer_authentication,
