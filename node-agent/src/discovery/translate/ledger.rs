@@ -109,7 +109,7 @@ impl Ledger {
             Object::Service(service) => deltas.push(Delta::ServiceGone(service.service.name)),
             Object::Slice(slice) => self.unlink(&slice, deltas),
             Object::PeerAuthentication(_) | Object::AuthorizationPolicy(_) => {
-                deltas.extend(key.policy().map(|id: PolicyId| Delta::PolicyGone(id)));
+                deltas.extend(key.policy().map(Delta::PolicyGone));
             }
         }
     }

@@ -174,7 +174,7 @@ async fn a_policy_of_a_version_that_is_not_known_is_an_error() {
     assert_eq!(rejection(&status), Some(why));
 }
 
-fn rejection(status: &ManifestStatus) -> Option<&str> {
+fn rejection(status: &SourceStatus) -> Option<&str> {
     status.rejected.get(&id("cart")).map(|why| &**why)
 }
 
