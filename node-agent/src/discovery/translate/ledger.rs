@@ -4,7 +4,6 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use adit_core::policy::PolicyId;
 use adit_core::workload::ObjectName;
 use adit_core::world::Delta;
 
@@ -150,6 +149,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use adit_core::policy::PolicyId;
+
     use std::sync::Arc;
 
     use adit_core::policy::PolicyKind;
