@@ -27,7 +27,7 @@ pub(crate) struct Server {
 }
 
 /// `None`, and a word about it, where the binaries are not here.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+#[expect(clippy::print_stderr, reason = "whoever runs the tests should know what was left out")]
 pub(crate) async fn start() -> Option<Server> {
     let root = std::env::var_os("ADIT_K8S_ROOT")
         .map_or_else(|| PathBuf::from("/var/cache/adit-k8s"), PathBuf::from);

@@ -123,10 +123,9 @@ impl Api {
             .map_err(|_malformed| ApiError::Path(path.to_owned()))?;
         client.request(request).await.map_err(|error| {
             if let kube::Error::Api(status) = error {
-                ApiError::Refused { code: status.code, message: status.message }
-            } else {
-                ApiError::Unreachable(error)
+                return ApiError::Refused { code: status.code, message: status.message };
             }
+            ApiError::Unreachable(error)
         })
     }
 }

@@ -149,11 +149,9 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use adit_core::policy::PolicyId;
-
     use std::sync::Arc;
 
-    use adit_core::policy::PolicyKind;
+    use adit_core::policy::{PolicyId, PolicyKind};
     use adit_core::world::World;
     use serde_json::json;
 
@@ -333,10 +331,8 @@ mod tests {
             "metadata": {"name": name, "namespace": "shop"}, "spec": {"action": "DENY", "rules": [{}]},
         });
         let object = read(Kind::AuthorizationPolicy, value);
-        let id: Arc<PolicyId> = match &object {
-            Object::AuthorizationPolicy(policy) => Arc::clone(policy.id()),
-            other => panic!("{other:?}"),
-        };
+        let Object::AuthorizationPolicy(policy) = &object else { panic!("{object:?}") };
+        let id = Arc::clone(policy.id());
         assert_eq!(&*id.name.name, name);
         object
     }

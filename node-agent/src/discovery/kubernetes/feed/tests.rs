@@ -284,8 +284,8 @@ async fn serve(
             let mut buffer = [0; 4096];
             while !head.windows(4).any(|window| window == b"\r\n\r\n") {
                 match stream.read(&mut buffer).await {
-                    Ok(read) if read > 0 => head.extend_from_slice(&buffer[..read]),
-                    _ended => return,
+                    Ok(0) | Err(_) => return,
+                    Ok(read) => head.extend_from_slice(&buffer[..read]),
                 }
             }
             let head = String::from_utf8(head).unwrap();

@@ -174,10 +174,8 @@ fn pod(name: &str, address: &str) -> News {
 }
 
 fn gone(news: News) -> News {
-    match news {
-        News::Object(value) => News::Gone(value),
-        other => other,
-    }
+    let News::Object(value) = news else { panic!("{news:?}") };
+    News::Gone(value)
 }
 
 fn names(world: &World) -> Vec<String> {
