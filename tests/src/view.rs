@@ -155,6 +155,9 @@ pub struct Policy {
     pub dry_run: bool,
     /// Whether a version of it is in force.
     pub in_force: bool,
+    /// Whether that is the narrowest reading of an invalid one.
+    #[serde(default)]
+    pub closed: bool,
     /// `valid`, `partial` or `invalid`.
     pub state: String,
     /// Why it is not valid.

@@ -234,7 +234,10 @@ fn conclude(ended: Result<Exit, Failed>, remarks: &mut dyn Write) -> u8 {
         Failed::Output(_) | Failed::Local(_) => (1, None),
     };
     let error = anyhow::Error::from(failed);
-    let _closed = writeln!(remarks, "error: {error:#}");
+    // It may repeat what was asked for, and that may be made to trouble a terminal.
+    let error = format!("{error:#}");
+    let error: Vec<String> = error.lines().map(output::clean).collect();
+    let _closed = writeln!(remarks, "error: {}", error.join("\n"));
     if let Some(help) = help {
         let _closed = writeln!(remarks, "help: {help}");
     }

@@ -79,9 +79,12 @@ impl Table {
     }
 }
 
-/// Names and errors come from elsewhere; none of them may drive the terminal.
+/// Names and errors come from elsewhere; none of them may drive the terminal, nor turn around the order
+/// in which text is read (the bidirectional controls of Unicode).
 pub(super) fn clean(text: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let drives =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let printable = |c: char| if drives(c) { '\u{fffd}' } else { c };
     text.chars().map(printable).collect()
 }
 
@@ -146,5 +149,6 @@ mod tests {
         let mut table = Table::new(&["NAME"]);
         table.push(vec!["\u{1b}[2Jevil\nrow".into()]);
         assert_eq!(table.take_rows(), "\u{fffd}[2Jevil\u{fffd}row\n");
+        assert_eq!(clean("\u{202e}tib\u{2066}"), "\u{fffd}tib\u{fffd}");
     }
 }

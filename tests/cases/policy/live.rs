@@ -17,7 +17,7 @@ fn scene(ns: &str) -> Option<Scene> {
     Scene::shared("policy", ns)
 }
 
-fn allow_accounts(ns: &str, accounts: &[&str]) -> String {
+pub(super) fn allow_accounts(ns: &str, accounts: &[&str]) -> String {
     let principals: Vec<String> =
         accounts.iter().map(|account| format!("cluster.local/ns/{ns}/sa/{account}")).collect();
     let principals = principals.join(", ");
@@ -56,6 +56,10 @@ fn a_rule_that_goes_cuts_the_flows_that_it_let_in_and_no_others() {
         assert!(took < WITHIN, "{what}: {took:?}");
     }
     stays.beats();
+    // The client's agent was told why.
+    let told = scene.outbound(&friend, &server, 8080);
+    assert_eq!((told.verdict.as_str(), told.end.as_deref()), ("denied", Some("denied_by_peer")));
+    assert!(told.bytes_sent > 0, "{told:?}");
     for from in [&friend, &near] {
         let flow = cut(&scene, from, &server);
         let named = format!("AuthorizationPolicy {}/server", scene.ns);

@@ -6,6 +6,7 @@ mod live;
 mod modes;
 mod rules;
 mod scale;
+mod unruly;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
