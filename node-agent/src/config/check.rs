@@ -262,6 +262,7 @@ fn tunnel(raw: &RawTunnel, problems: &mut Problems) -> tunnel::Settings {
     let day = Duration::from_secs(24 * 3600);
     let limits = (Duration::from_millis(100), day);
     let RawTunnel {
+        engine,
         idle_timeout,
         ping_interval,
         ping_timeout,
@@ -281,6 +282,7 @@ fn tunnel(raw: &RawTunnel, problems: &mut Problems) -> tunnel::Settings {
         time(key, text.as_ref(), default, limits, problems)
     };
     let settings = tunnel::Settings {
+        engine: engine.unwrap_or(defaults.engine),
         idle_timeout: time("tunnel.idleTimeout", idle_timeout, defaults.idle_timeout),
         ping_interval: time("tunnel.pingInterval", ping_interval, defaults.ping_interval),
         ping_timeout: time("tunnel.pingTimeout", ping_timeout, defaults.ping_timeout),

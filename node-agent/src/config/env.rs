@@ -7,6 +7,7 @@
 use crate::config::Problems;
 use crate::config::file::{Given, RawConfig};
 use crate::telemetry::LogFormat;
+use crate::tunnel::Engine;
 
 /// What the process was started in.
 pub trait Environment {
@@ -78,6 +79,12 @@ pub(super) fn override_with(
             "text" => raw.log.format = LogFormat::Text,
             "json" => raw.log.format = LogFormat::Json,
             other => problems.add("ADIT_LOG_FORMAT", format_args!("{other:?} is not text or json")),
+        }
+    }
+    if let Some(Given { key, value }) = text("ADIT_TUNNEL_ENGINE") {
+        match Engine::ALL.into_iter().find(|engine| engine.name() == value) {
+            Some(engine) => raw.tunnel.engine = Some(engine),
+            None => problems.add(key, format_args!("{value:?} is not h2 or framing")),
         }
     }
     if let Some(Given { key, value }) = text("ADIT_WORKERS") {

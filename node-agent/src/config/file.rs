@@ -14,6 +14,7 @@ use crate::identity;
 use crate::telemetry::LogSettings;
 use crate::telemetry::access_log::AccessLogSettings;
 use crate::telemetry::metrics::MetricsSettings;
+use crate::tunnel::Engine;
 
 /// A value, and the key or variable that it came from.
 #[derive(Debug, Clone)]
@@ -75,6 +76,7 @@ pub(super) struct RawCni {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawTunnel {
+    pub(super) engine: Option<Engine>,
     pub(super) idle_timeout: Option<String>,
     pub(super) ping_interval: Option<String>,
     pub(super) ping_timeout: Option<String>,

@@ -46,7 +46,7 @@ identity:
   ca: { address: "https://10.0.0.1:15012", root: /r.pem, token: /t, serverName: adit-ca }
 datapath: { pins: /sys/fs/bpf/b, cgroup: /sys/fs/cgroup/b }
 workers: 3
-tunnel: { idleTimeout: 6m, pingInterval: 5s, pingTimeout: 2s, connectTimeout: 250ms, maxStreams: 7, expiredGrace: 0s, unreadLimitMiB: 32 }
+tunnel: { engine: framing, idleTimeout: 6m, pingInterval: 5s, pingTimeout: 2s, connectTimeout: 250ms, maxStreams: 7, expiredGrace: 0s, unreadLimitMiB: 32 }
 plaintext: { keepaliveTime: 2m, keepaliveInterval: 3s }
 admin: { socket: /run/b.sock }
 metrics: { address: "127.0.0.1:1" }
@@ -67,6 +67,7 @@ drain: { deadline: 0s }
     assert_eq!(config.datapath.cgroup.as_deref(), Some(Path::new("/sys/fs/cgroup/b")));
     assert_eq!(config.worker.workers, 3);
     let tunnel = tunnel::Settings {
+        engine: tunnel::Engine::Framing,
         idle_timeout: seconds(360),
         ping_interval: seconds(5),
         ping_timeout: seconds(2),
@@ -96,6 +97,7 @@ fn the_environment_overrides_the_file() {
         ("ADIT_LOG", "trace"),
         ("ADIT_LOG_FORMAT", "json"),
         ("ADIT_WORKERS", "2"),
+        ("ADIT_TUNNEL_ENGINE", "framing"),
         ("ADIT_CA_SERVICE_HOST", "10.96.0.7"),
     ]);
     let text = format!("{CA}node: b\ncluster: b\ntrustDomain: b\nworkers: 1\nlog: {{filter: b}}\n");
@@ -106,6 +108,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(config.discovery.source.to_string(), "manifests /m");
     assert_eq!((config.log.format, &*config.log.filter), (LogFormat::Json, "trace"));
     assert_eq!(config.worker.workers, 2);
+    assert_eq!(config.tunnel.engine, tunnel::Engine::Framing);
 }
 
 #[test]
@@ -210,6 +213,7 @@ fn a_key_or_a_type_that_is_wrong_is_told_with_its_path() {
         ("workers: -1", "workers: invalid value: integer `-1`, expected usize"),
         ("node: 7", "node: invalid type: integer `7`, expected a string"),
         ("metrics: {address: \":15020\"}", "metrics.address: invalid socket address"),
+        ("tunnel: {engine: h3}", "tunnel.engine: unknown variant `h3`, expected `h2` or `framing`"),
         ("log: {format: xml}", "log.format: unknown variant `xml`, expected `text` or `json`"),
         ("accessLog: {enabled: 1}", "accessLog.enabled: invalid type: integer `1`"),
         ("1: 2", "configuration: a key that is not a text"),
@@ -248,6 +252,7 @@ fn a_variable_that_is_wrong_is_told_by_its_name() {
     let cases = [
         ("ADIT_NODE", "a/b", "ADIT_NODE: \"a/b\" is not a node name"),
         ("ADIT_TRUST_DOMAIN", "a/b", "ADIT_TRUST_DOMAIN: \"a/b\": the trust domain"),
+        ("ADIT_TUNNEL_ENGINE", "h3", "ADIT_TUNNEL_ENGINE: \"h3\" is not h2 or framing"),
         ("ADIT_WORKERS", "two", "ADIT_WORKERS: \"two\" is not a number"),
         ("ADIT_WORKERS", "1000", "ADIT_WORKERS: 1000 is not 1 to 16"),
         ("ADIT_LOG_FORMAT", "xml", "ADIT_LOG_FORMAT: \"xml\" is not text or json"),

@@ -130,7 +130,11 @@ impl TestAgent {
         ca: &TestCa,
         settings: TestSettings,
     ) -> Self {
-        let TestSettings { lifetime, tunnel } = settings;
+        let TestSettings { lifetime, mut tunnel } = settings;
+        // The engines speak with each other.
+        if node == "a" {
+            tunnel.engine = tunnel::Engine::Framing;
+        }
         let (trigger, shutdown) = shutdown::channel();
         let (recorder, records) = observer::channel(1 << 16);
         let worlds = Worlds::new();

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::h2::{Incoming, Served, serve};
+use super::engine::{Incoming, Served, serve};
 use super::term::Tenure;
 use super::tls::{Detached, HandshakeError, Session, Shaken};
 use super::{Budget, Ends, Settings};

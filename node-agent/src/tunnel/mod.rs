@@ -2,11 +2,13 @@
 //! (`Tunnels`) and the ones it accepts (`serve_accepted`).
 //!
 //! The proxy sees the traits and these entrances only. How bytes become HTTP/2 is the business of
-//! one engine, the module `h2`: another one may stand beside it.
+//! an engine: `h2` on the crate of that name, `framing` of adit's own. `engine` makes one of them.
 
 mod activity;
 mod budget;
 mod buffer;
+mod engine;
+mod framing;
 mod h2;
 mod handshake;
 mod pool;
@@ -21,12 +23,12 @@ use adit_core::flow::TlsInfo;
 use adit_core::identity::SpiffeId;
 use bytes::Bytes;
 
-#[cfg(any(test, feature = "testing"))]
 pub(crate) use activity::Activity;
 pub(crate) use budget::Budget;
+pub use engine::Engine;
 #[cfg(any(test, feature = "testing"))]
-pub(crate) use h2::serve;
-pub(crate) use h2::{Incoming, Reader, Served, Writer};
+pub(crate) use engine::{Answer, Client, connect, serve};
+pub(crate) use engine::{Incoming, Reader, Served, Writer};
 pub(crate) use handshake::{AcceptedTunnel, Handshakes, serve_accepted};
 pub(crate) use pool::{OpenError, Place, Tunnels};
 #[cfg(any(test, feature = "testing"))]
@@ -35,6 +37,8 @@ pub(crate) use tls::walk as walk_records;
 /// What can be set about tunnels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// How this end's bytes become HTTP/2.
+    pub engine: Engine,
     /// A tunnel without streams closes after this time.
     pub idle_timeout: Duration,
     /// A tunnel that was silent for this long is probed.
@@ -54,6 +58,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            engine: Engine::default(),
             idle_timeout: Duration::from_secs(300),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(10),
@@ -135,3 +140,6 @@ pub(crate) struct ConnectHead {
     pub(crate) forwarded: Option<String>,
     pub(crate) traceparent: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::activity::Activity;
-use super::h2::{self, Answer, Client, Reader, Writer};
+use super::engine::{self, Answer, Client, Reader, Writer};
 use super::handshake::{DialledTunnel, Handshakes};
 use super::term::Tenure;
 use super::{Budget, ConnectHead, Ends, Settings};
@@ -309,7 +308,7 @@ impl Inner {
         tracing::debug!(tunnel = id.0, peer = %tunnel.ends.peer_address, ?why, "tunnel closed");
         match why {
             Closed::Silent | Closed::PodGone => tunnel.signals.abort.notify_one(),
-            // Without its client, and without a stream, h2 says GOAWAY and ends by itself.
+            // Without its client, and without a stream, it says GOAWAY and ends by itself.
             Closed::Idle | Closed::Retired => {}
         }
     }
@@ -408,12 +407,13 @@ impl Inner {
         let opened = match stream.attach() {
             Ok(stream) => {
                 let activity = stream.activity();
-                let opened = h2::connect(stream, self.budget.clone()).await;
+                let opened =
+                    engine::connect(self.settings.engine, stream, self.budget.clone()).await;
                 opened.map(|opened| (activity, opened))
             }
             Err(error) => Err(error),
         };
-        let (activity, (client, mut ping, connection)) = match opened {
+        let (activity, (client, mut ping, mut connection)) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::debug!(tunnel = id.0, %error, "tunnel could not be opened");
@@ -436,7 +436,6 @@ impl Inner {
         self.open.borrow_mut().insert(id, tunnel);
         self.handle(Input::Dialled(id), None);
         self.rearm.notify_one();
-        let mut connection = std::pin::pin!(connection);
         let mut probing = false;
         loop {
             tokio::select! {
@@ -448,11 +447,11 @@ impl Inner {
                 () = signals.abort.notified() => break,
                 () = &mut term => break,
                 () = signals.ping.notified(), if !probing => {
-                    probing = ping.send_ping(::h2::Ping::opaque()).is_ok();
+                    probing = ping.send();
                 }
-                answer = poll_fn(|cx| ping.poll_pong(cx)), if probing => {
+                answered = ping.answered(), if probing => {
                     probing = false;
-                    if answer.is_ok() {
+                    if answered {
                         self.handle(Input::Heard(id), None);
                     }
                 }

@@ -1,5 +1,5 @@
-//! The server's end of a tunnel, driven by whatever frames a peer may send, over a pipe in memory
-//! and in made-up time.
+//! The ends of a tunnel, driven by whatever frames a peer may send, over a pipe in memory and in
+//! made-up time: the server's with either engine, the client's with adit's own.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use adit_core::hbone;
 use http::StatusCode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex, split};
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::choices::Choices;
-use crate::tunnel::{Activity, Budget, Incoming, ReadHalf, Settings, WriteHalf, serve};
+use crate::tunnel::{
+    Activity, Answer, Budget, Client, ConnectHead, Engine, Incoming, ReadHalf, Settings, WriteHalf,
+    connect as open, serve,
+};
 
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -35,21 +38,38 @@ const OPAQUE: [u8; 8] = [0x3b, 0x7c, 0xdb, 0x7a, 0x0b, 0x87, 0x16, 0xb4];
 /// and that are on their way out.
 const RESET: u32 = 64;
 
-/// Takes frames and the passing of time from the bytes.
+/// Takes frames and the passing of time from the bytes; the server uses the `h2` crate.
 ///
 /// # Panics
 /// If the server does not end in time once its peer is silent, or has more requests going than it
 /// allows.
-#[expect(clippy::expect_used, reason = "without a runtime there is nothing to try")]
 pub fn http2(bytes: &[u8]) {
-    let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.expect("a runtime");
-    LocalSet::new().block_on(&runtime, play(Choices::new(bytes)));
+    in_made_up_time(play(Choices::new(bytes), Engine::H2));
 }
 
-async fn play(mut choices: Choices<'_>) {
-    let settings =
-        Settings { max_streams: 1 + u32::from(choices.byte() % 8), ..Settings::default() };
+/// The same with adit's own framing, in the role that the first byte says.
+///
+/// # Panics
+/// If the end does not end in time once its peer is silent or gone, or a server has more requests
+/// going than it allows.
+pub fn framing(bytes: &[u8]) {
+    let mut choices = Choices::new(bytes);
+    if choices.byte().is_multiple_of(2) {
+        in_made_up_time(play(choices, Engine::Framing));
+    } else {
+        in_made_up_time(play_server(choices));
+    }
+}
+
+#[expect(clippy::expect_used, reason = "without a runtime there is nothing to try")]
+fn in_made_up_time(play: impl Future<Output = ()>) {
+    let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    LocalSet::new().block_on(&runtime.expect("a runtime"), play);
+}
+
+async fn play(mut choices: Choices<'_>, engine: Engine) {
+    let max_streams = 1 + u32::from(choices.byte() % 8);
+    let settings = Settings { engine, max_streams, ..Settings::default() };
     let limit = settings.connect_timeout + settings.ping_interval + settings.ping_timeout;
     let most = settings.max_streams + RESET;
     let (near, far) = duplex(64 << 10);
@@ -58,7 +78,7 @@ async fn play(mut choices: Choices<'_>) {
     let budget = Budget::new(settings.unread_limit);
     let server = spawn_local(async move {
         let going = Rc::new(Cell::new(0));
-        serve((far, Activity::new()), (&settings, &budget), draining, |request| {
+        serve((BufReader::new(far), Activity::new()), (&settings, &budget), draining, |request| {
             going.set(going.get() + 1);
             assert!(going.get() <= most, "{} requests at a time", going.get());
             habits.set(habits.get().rotate_left(1));
@@ -66,7 +86,7 @@ async fn play(mut choices: Choices<'_>) {
         })
         .await
     });
-    let peer = Peer::new(near, choices.below(2) == 0);
+    let peer = Peer::new(near, choices.below(2) == 0, Plays::Client);
     // A peer that nobody reads from any more cannot go on.
     let silent = tokio::select! {
         silent = peer.act(&mut choices, &drain) => silent,
@@ -75,6 +95,59 @@ async fn play(mut choices: Choices<'_>) {
     let served = timeout(limit + Duration::from_secs(1), server).await;
     assert!(matches!(served, Ok(Ok(_))), "{served:?}");
     drop(silent);
+}
+
+/// Plays the server for a client with adit's own framing.
+async fn play_server(mut choices: Choices<'_>) {
+    let (near, far) = duplex(64 << 10);
+    let opened = open(Engine::Framing, BufReader::new(far), Budget::new(1 << 30)).await;
+    let Ok((client, _pinger, driving)) = opened else { return };
+    let driving = spawn_local(driving);
+    let asking: Vec<_> = (0..4_u8).map(|habit| spawn_local(ask(client.clone(), habit))).collect();
+    drop(client);
+    let peer = Peer::new(near, choices.below(2) == 0, Plays::Server);
+    let (drain, _draining) = watch::channel(false);
+    let peer = tokio::select! {
+        peer = peer.act(&mut choices, &drain) => peer,
+        () = sleep(Duration::from_secs(24 * 3600)) => panic!("the peer cannot go on"),
+    };
+    drop(peer);
+    for task in asking {
+        let ended = timeout(Duration::from_secs(1), task).await;
+        assert!(matches!(ended, Ok(Ok(()))), "a request outlives its tunnel: {ended:?}");
+    }
+    let ended = timeout(Duration::from_secs(1), driving).await;
+    assert!(matches!(ended, Ok(Ok(_))), "{ended:?}");
+}
+
+/// What an agent does with a tunnel.
+async fn ask(client: Client, habit: u8) {
+    for _ in 0..8 {
+        let head = ConnectHead {
+            authority: "10.0.0.2:80".to_owned(),
+            baggage: Some("k8s.cluster.name=c".repeat(usize::from(habit) * 500)),
+            forwarded: None,
+            traceparent: None,
+        };
+        match client.request(&head).await {
+            Answer::Stream(mut reader, mut writer) => {
+                let mut written = writer.write(vec![habit; usize::from(habit) << 16].into()).await;
+                while written.is_ok() {
+                    match reader.read().await {
+                        Ok(Some(bytes)) => written = writer.write(bytes).await,
+                        Ok(None) => break,
+                        Err(_broken) => return,
+                    }
+                }
+                if habit == 2 {
+                    writer.reset();
+                }
+                let _gone = writer.finish().await;
+            }
+            Answer::Status(_) | Answer::Full => {}
+            Answer::GoingAway | Answer::Unsent | Answer::Lost => return,
+        }
+    }
 }
 
 /// What the pod behind the tunnel does with a request.
@@ -104,8 +177,16 @@ async fn application(request: Incoming, habit: u8, going: Rc<Cell<u32>>) {
     going.set(going.get() - 1);
 }
 
+/// Which role the peer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plays {
+    Client,
+    Server,
+}
+
 /// The other end of the pipe.
 struct Peer {
+    plays: Plays,
     pipe: tokio::io::WriteHalf<DuplexStream>,
     /// Open, so that the server finds no end.
     _unread: Option<tokio::io::ReadHalf<DuplexStream>>,
@@ -115,7 +196,7 @@ struct Peer {
 
 impl Peer {
     /// `reads`: it takes what it is sent.
-    fn new(pipe: DuplexStream, reads: bool) -> Self {
+    fn new(pipe: DuplexStream, reads: bool, plays: Plays) -> Self {
         let (mut read, pipe) = split(pipe);
         let unread = if reads {
             spawn_local(async move {
@@ -126,13 +207,15 @@ impl Peer {
         } else {
             Some(read)
         };
-        Self { pipe, _unread: unread, next_stream: 1, last: Vec::new() }
+        Self { plays, pipe, _unread: unread, next_stream: 1, last: Vec::new() }
     }
 
     /// Does as the bytes say and is silent then: what it returns keeps the pipe open.
     async fn act(mut self, choices: &mut Choices<'_>, drain: &watch::Sender<bool>) -> Self {
         if choices.below(8) > 0 {
-            self.send(PREFACE.to_vec()).await;
+            if self.plays == Plays::Client {
+                self.send(PREFACE.to_vec()).await;
+            }
             self.send(frame(SETTINGS, 0, 0, &[])).await;
         }
         while !choices.is_empty() {
@@ -164,6 +247,10 @@ impl Peer {
     fn frame(&mut self, what: usize, choices: &mut Choices<'_>) -> Vec<u8> {
         match what {
             1 => frame(choices.byte(), choices.byte(), choices.u32(), choices.bytes()),
+            2 if self.plays == Plays::Server => {
+                let block = answer(choices);
+                frame(HEADERS, END_HEADERS | (choices.byte() & END_STREAM), stream(choices), &block)
+            }
             2 => self.request(&connect(choices)),
             3 => {
                 let id = stream(choices);
@@ -239,6 +326,16 @@ fn connect(choices: &mut Choices<'_>) -> Vec<u8> {
             string(&mut block, choices.bytes());
             block
         }
+    }
+}
+
+/// The block of an answer: 200, mostly.
+fn answer(choices: &mut Choices<'_>) -> Vec<u8> {
+    match choices.below(4) {
+        // Entries 8 and 13 of the static table: 200 and 404.
+        0 | 1 => vec![0x88],
+        2 => vec![0x8d],
+        _ => choices.bytes().to_vec(),
     }
 }
 

@@ -26,7 +26,7 @@ mod spiffe_id;
 mod tls;
 
 pub use connect::connect;
-pub use http2::http2;
+pub use http2::{framing, http2};
 pub use manifests::manifests;
 pub use pool::pool;
 pub use spiffe_id::spiffe_id;
@@ -39,6 +39,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("connect", connect),
     ("enrolment", adit_core::enrolment::walk),
+    ("framing", framing),
     ("http2", http2),
     ("manifests", manifests),
     ("policy", adit_core::policy::check),

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::activity::Activity;
+use super::activity::{Activity, silence};
 use super::budget::{Budget, Share};
+use super::engine::{self, Answer, Incoming, Served};
 use super::{Broken, ConnectHead, ReadHalf, Settings, WriteHalf};
 
 /// What one stream may have in flight, in bytes.
@@ -72,36 +72,13 @@ pub(crate) struct Writer {
 
 /// The client's end of a tunnel.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(crate) struct Client {
     requests: SendRequest<Bytes>,
     budget: Budget,
 }
 
-/// The answer of the other end to a CONNECT.
-pub(super) enum Answer {
-    /// 200: the application accepted.
-    Stream(Reader, Writer),
-    /// Another status.
-    Status(u16),
-    /// The tunnel takes no more streams, and did not process this one.
-    GoingAway,
-    /// The tunnel takes fewer streams at a time than it has, and did not process this one.
-    Full,
-    /// The tunnel broke before anything was sent.
-    Unsent,
-    /// The tunnel broke before the answer came. The other end may have connected the stream.
-    Lost,
-}
-
-/// A request that came in.
-pub(crate) struct Incoming {
-    /// The `:authority`, or `None` if the method is not CONNECT or it has none.
-    pub(crate) authority: Option<String>,
-    /// The `forwarded` header.
-    pub(crate) forwarded: Option<String>,
-    /// The way to answer.
-    pub(crate) responder: Responder,
-}
+/// The keep-alive's PING.
+pub(crate) struct Pinger(PingPong);
 
 /// The way to answer a request, once.
 pub(crate) struct Responder {
@@ -110,22 +87,11 @@ pub(crate) struct Responder {
     budget: Budget,
 }
 
-/// Why a tunnel that was served has ended.
-#[derive(Debug)]
-pub(crate) enum Served {
-    /// The other end closed it, or this one after a drain.
-    Closed,
-    /// It broke, or the other end violated the protocol.
-    Broken(io::Error),
-    /// The other end answered no PING.
-    Silent,
-}
-
 /// Opens the client's end. The future that is returned drives it and must be spawned.
 pub(super) async fn connect<T>(
     io: T,
     budget: Budget,
-) -> io::Result<(Client, PingPong, impl Future<Output = Result<(), ::h2::Error>>)>
+) -> io::Result<(Client, Pinger, impl Future<Output = io::Result<()>>)>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -143,11 +109,24 @@ where
         .await
         .map_err(io::Error::other)?;
     let ping = connection.ping_pong().ok_or_else(no_ping)?;
-    Ok((Client { requests, budget }, ping, connection))
+    let driving = async { connection.await.map_err(io::Error::other) };
+    Ok((Client { requests, budget }, Pinger(ping), driving))
 }
 
 fn no_ping() -> io::Error {
     io::Error::other("h2 gave no handle for PING")
+}
+
+impl Pinger {
+    /// Sends one, if none is on its way.
+    pub(super) fn send(&mut self) -> bool {
+        self.0.send_ping(Ping::opaque()).is_ok()
+    }
+
+    /// Completes when it is answered; with false if the connection is gone.
+    pub(super) async fn answered(&mut self) -> bool {
+        poll_fn(|cx| self.0.poll_pong(cx)).await.is_ok()
+    }
 }
 
 impl Client {
@@ -172,7 +151,11 @@ impl Client {
         match response.await {
             Ok(response) if response.status() == StatusCode::OK => {
                 let reader = Reader::new(response.into_body(), &self.budget);
-                Answer::Stream(reader, Writer { stream: send })
+                let writer = Writer { stream: send };
+                Answer::Stream(
+                    engine::Reader::H2(Box::new(reader)),
+                    engine::Writer::H2(Box::new(writer)),
+                )
             }
             Ok(response) => Answer::Status(response.status().as_u16()),
             Err(error) => refused(&error),
@@ -215,7 +198,7 @@ fn refused(error: &::h2::Error) -> Answer {
 
 /// Serves a tunnel until it ends: each request goes to `accept`. When `drain` turns true no new one
 /// is taken, and the tunnel ends with its last stream.
-pub(crate) async fn serve<T>(
+pub(super) async fn serve<T>(
     (io, activity): (T, Activity),
     (settings, budget): (&Settings, &Budget),
     mut drain: watch::Receiver<bool>,
@@ -244,8 +227,10 @@ where
     let Some(ping) = connection.ping_pong() else {
         return Served::Broken(no_ping());
     };
-    let silent = keep_alive(ping, &activity, (settings.ping_interval, settings.ping_timeout));
-    let mut silent = std::pin::pin!(silent);
+    let mut pinger = Pinger(ping);
+    let probe = async || pinger.send() && pinger.answered().await;
+    let limits = (settings.ping_interval, settings.ping_timeout);
+    let mut silent = std::pin::pin!(silence(probe, &activity, limits));
     let mut draining = false;
     loop {
         tokio::select! {
@@ -264,33 +249,6 @@ where
     }
 }
 
-/// Completes when the other end has left a PING unanswered for too long, and nothing else has come
-/// meanwhile.
-async fn keep_alive(
-    mut ping: PingPong,
-    activity: &Activity,
-    (interval, limit): (Duration, Duration),
-) {
-    loop {
-        sleep_until(activity.last() + interval).await;
-        if activity.last().elapsed() < interval {
-            continue;
-        }
-        let mut pong = std::pin::pin!(ping.ping(Ping::opaque()));
-        let mut heard = Instant::now();
-        loop {
-            match timeout_at(heard + limit, &mut pong).await {
-                Ok(Ok(_pong)) => break,
-                // The connection has ended; `accept` says why.
-                Ok(Err(_ended)) => std::future::pending().await,
-                Err(_elapsed) if activity.last() > heard => heard = activity.last(),
-                Err(_elapsed) => return,
-            }
-        }
-        activity.mark();
-    }
-}
-
 fn incoming(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
@@ -302,10 +260,11 @@ fn incoming(
         value.and_then(|value| value.to_str().ok()).map(str::to_owned)
     };
     let is_connect = parts.method == Method::CONNECT;
+    let responder = Responder { respond, body, budget: budget.clone() };
     Incoming {
         authority: parts.uri.authority().filter(|_| is_connect).map(|name| name.to_string()),
         forwarded: text("forwarded"),
-        responder: Responder { respond, body, budget: budget.clone() },
+        responder: engine::Responder::H2(Box::new(responder)),
     }
 }
 
@@ -320,6 +279,12 @@ impl Responder {
     pub(crate) fn reject(mut self, code: StatusCode) {
         // If the other end is gone, nobody is left to be told.
         let _gone: Result<_, ::h2::Error> = self.respond.send_response(status(code), true);
+    }
+
+    /// Says that the request was not processed.
+    #[cfg(test)]
+    pub(crate) fn refuse(mut self) {
+        self.respond.send_reset(Reason::REFUSED_STREAM);
     }
 
     /// Completes when the other end gives the request up before it is answered, or is gone.
@@ -454,6 +419,3 @@ impl WriteHalf for Writer {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,6 +38,17 @@ impl Incoming {
         Self { buffer, data: 0, data_end: records, records, end }
     }
 
+    /// Data that was opened and not taken.
+    pub(super) fn data(&self) -> &[u8] {
+        self.buffer.get(self.data..self.data_end).unwrap_or_default()
+    }
+
+    /// So much of the data was dealt with where it stands.
+    pub(super) fn taken(&mut self, n: usize) {
+        self.data = self.data_end.min(self.data + n);
+        self.release_if_empty();
+    }
+
     /// Gives data to the reader, as much as it has room for.
     pub(super) fn take(&mut self, buf: &mut ReadBuf<'_>) {
         let n = (self.data_end - self.data).min(buf.remaining());

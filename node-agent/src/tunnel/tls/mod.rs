@@ -17,14 +17,15 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use handshake::Secrets;
 pub(crate) use handshake::{HandshakeError, Session, Shaken};
 use outgoing::Outgoing;
 use receiver::Receiver;
-use record::{Content, Key};
+use record::{BadRecord, Content, Key};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use walk::walk;
 
@@ -35,6 +36,9 @@ const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
 /// `close_notify`, a warning (RFC 8446, section 6.1).
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
+
+/// What may wait in the socket beyond what the network takes, in bytes: more is not written.
+const UNSENT: u32 = 128 << 10;
 
 /// A stream whose handshake is done, on no runtime.
 pub(crate) struct Detached {
@@ -65,6 +69,8 @@ struct Keys {
 impl Detached {
     /// Moves the stream to the runtime of the calling thread.
     pub(crate) fn attach(self) -> io::Result<TlsStream> {
+        // What waits in the socket delays what its streams say next.
+        SockRef::from(&self.tcp).set_tcp_notsent_lowat(UNSENT)?;
         Ok(TlsStream {
             tcp: TcpStream::from_std(self.tcp)?,
             keys: self.keys,
@@ -126,6 +132,28 @@ impl TlsStream {
         Poll::Ready(ready!(read).map(|()| n > 0))
     }
 
+    /// Does what records that were opened ask of this end; gives what was wrong with the last.
+    fn respond(
+        &mut self,
+        cx: &mut Context<'_>,
+        opened: Result<bool, BadRecord>,
+    ) -> io::Result<Option<io::Error>> {
+        let failed = match opened {
+            Ok(asked) => {
+                self.update_due |= asked;
+                None
+            }
+            Err(bad) => {
+                self.say_alert(cx, bad.alert());
+                Some(io::Error::new(io::ErrorKind::InvalidData, bad))
+            }
+        };
+        if self.update_due && !self.failed && self.poll_drain(cx)?.is_pending() {
+            // The next write sends it.
+        }
+        Ok(failed)
+    }
+
     /// Tells the other end once why the stream ends, if the socket takes it at once.
     fn say_alert(&mut self, cx: &mut Context<'_>, alert: Option<u8>) {
         if !std::mem::replace(&mut self.failed, true)
@@ -152,19 +180,8 @@ impl AsyncRead for TlsStream {
             return Poll::Ready(Ok(()));
         }
         loop {
-            let failed = match this.receiver.deliver(buf, &mut *this.keys.next) {
-                Ok(asked) => {
-                    this.update_due |= asked;
-                    None
-                }
-                Err(bad) => {
-                    this.say_alert(cx, bad.alert());
-                    Some(io::Error::new(io::ErrorKind::InvalidData, bad))
-                }
-            };
-            if this.update_due && !this.failed && this.poll_drain(cx)?.is_pending() {
-                // The next write sends it.
-            }
+            let opened = this.receiver.deliver(buf, &mut *this.keys.next);
+            let failed = this.respond(cx, opened)?;
             // What came before the failure is good; whoever reads again is told.
             if buf.filled().len() > before || this.receiver.is_finished() {
                 return Poll::Ready(Ok(()));
@@ -176,6 +193,29 @@ impl AsyncRead for TlsStream {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
+    }
+}
+
+/// Data is read where its record was opened.
+impl AsyncBufRead for TlsStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        loop {
+            let opened = this.receiver.prepare(&mut *this.keys.next);
+            if let Some(error) = this.respond(cx, opened)? {
+                return Poll::Ready(Err(error));
+            }
+            if !this.receiver.data().is_empty() || this.receiver.is_finished() {
+                return Poll::Ready(Ok(this.receiver.data()));
+            }
+            if !ready!(this.poll_receive(cx))? {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    fn consume(self: Pin<&mut Self>, n: usize) {
+        self.get_mut().receiver.consume(n);
     }
 }
 

@@ -55,15 +55,44 @@ impl Receiver {
             if buf.remaining() == 0 || self.is_finished() {
                 return Ok(asked);
             }
-            match self.open(next) {
-                Ok(Some(asks)) => asked |= asks,
-                Ok(None) => return Ok(asked),
-                Err(bad) => {
-                    self.end = End::Failed(bad);
-                    return Err(bad);
-                }
+            match self.open_next(next)? {
+                Some(asks) => asked |= asks,
+                None => return Ok(asked),
             }
         }
+    }
+
+    /// Opens records that have come until data stands there to be read, or no more of them. Tells
+    /// whether the other end asked for another key of this one.
+    pub(super) fn prepare(&mut self, next: &mut dyn Secrets) -> Result<bool, BadRecord> {
+        let mut asked = false;
+        loop {
+            if let End::Failed(bad) = self.end {
+                return Err(bad);
+            }
+            self.incoming.taken(0);
+            if !self.incoming.data().is_empty() || self.is_finished() {
+                return Ok(asked);
+            }
+            match self.open_next(next)? {
+                Some(asks) => asked |= asks,
+                None => return Ok(asked),
+            }
+        }
+    }
+
+    /// The data that stands there.
+    pub(super) fn data(&self) -> &[u8] {
+        self.incoming.data()
+    }
+
+    /// So much of it was dealt with.
+    pub(super) fn consume(&mut self, n: usize) {
+        self.incoming.taken(n);
+    }
+
+    fn open_next(&mut self, next: &mut dyn Secrets) -> Result<Option<bool>, BadRecord> {
+        self.open(next).inspect_err(|bad| self.end = End::Failed(*bad))
     }
 
     /// Whether the other end has said that nothing more comes.
