@@ -14,6 +14,9 @@ use super::*;
 /// What a stream's receiver and its sender may hold together, in bytes.
 const HELD: usize = (4 << 20) + (256 << 10) + (64 << 10);
 
+/// More than a stream may send before its reader has taken something, in bytes.
+const FIRST: usize = (64 << 10) + 1;
+
 #[tokio::test]
 async fn a_connect_carries_bytes_and_both_half_closes() {
     each(Settings::default(), async |mut pair: Pair| {
@@ -122,8 +125,8 @@ async fn of_several_slow_readers_the_one_that_holds_most_is_ended_when_there_is_
             small.write(Bytes::from(vec![2; 1 << 20])).await.unwrap();
             small.finish().await.unwrap();
         });
-        let mut got = take(&mut slower, 64 << 10).await;
-        take(&mut slow, 64 << 10).await;
+        let mut got = take(&mut slower, FIRST).await;
+        take(&mut slow, FIRST).await;
 
         tokio::select! {
             broken = slow.broken() => assert_eq!(broken, Broken::Evicted),
@@ -146,10 +149,13 @@ async fn what_came_while_the_other_side_was_slow_is_read_in_order_and_then_the_e
     each(Settings::default(), async |mut pair: Pair| {
         let ((_r, mut near_w), (mut far_r, _w)) = pair.stream().await;
         let sent: Vec<Vec<u8>> = (0..200_u8).map(|n| vec![n; usize::from(n) * 50]).collect();
-        for chunk in &sent {
-            near_w.write(Bytes::from(chunk.clone())).await.unwrap();
-        }
-        near_w.finish().await.unwrap();
+        let chunks = sent.clone();
+        spawn_local(async move {
+            for chunk in chunks {
+                near_w.write(Bytes::from(chunk)).await.unwrap();
+            }
+            near_w.finish().await.unwrap();
+        });
         let slow = tokio::time::timeout(Duration::from_millis(100), far_r.broken()).await;
         assert!(slow.is_err(), "nothing is broken: {slow:?}");
         let mut got = Vec::new();
@@ -305,7 +311,7 @@ async fn four_streams_that_nobody_reads_do_not_stop_a_fifth() {
         for _ in 0..4 {
             let ((_near_r, near_w), mut far) = pair.stream().await;
             spawn_local(write_for_ever(near_w));
-            take(&mut far.0, 64 << 10).await;
+            take(&mut far.0, FIRST).await;
             stalled.push(far);
         }
         let ((mut near_r, mut near_w), (mut far_r, mut far_w)) = pair.stream().await;

@@ -107,10 +107,12 @@ async fn play_server(mut choices: Choices<'_>) {
     drop(client);
     let peer = Peer::new(near, choices.below(2) == 0, Plays::Server);
     let (drain, _draining) = watch::channel(false);
-    let peer = tokio::select! {
+    let mut peer = tokio::select! {
         peer = peer.act(&mut choices, &drain) => peer,
         () = sleep(Duration::from_secs(24 * 3600)) => panic!("the peer cannot go on"),
     };
+    // Whoever reads keeps the pipe open.
+    let _gone = peer.pipe.shutdown().await;
     drop(peer);
     for task in asking {
         let ended = timeout(Duration::from_secs(1), task).await;
