@@ -34,7 +34,7 @@ pub(crate) async fn start() -> Option<Server> {
     let binaries = root.join("bin");
     if !["etcd", "kube-apiserver"].iter().all(|name| binaries.join(name).is_file()) {
         let why = format!("no etcd and kube-apiserver in {}", binaries.display());
-        let required = std::env::var("E2E_REQUIRE").is_ok_and(|value| value == "1");
+        let required = std::env::var("ADIT_K8S_REQUIRE").is_ok_and(|value| value == "1");
         assert!(!required, "{why}");
         eprintln!("SKIPPED: {why}");
         return None;
