@@ -140,8 +140,12 @@ Examples:
     Cleanup(CleanupOptions),
     /// The CNI plugin, for container runtimes: holds a new pod until it is enrolled
     #[command(after_help = "\
-Started by a container runtime, as its name adit-cni or with this argument: the CNI specification says
-with which variables, and what it reads and prints. docs/kubernetes.md tells which pods it holds.")]
+Examples:
+  CNI_COMMAND=VERSION adit cni    what it speaks
+  CNI_COMMAND=STATUS adit cni < /etc/cni/net.d/10-net.conflist
+
+A container runtime starts it, as its name adit-cni or with this argument; the CNI specification says
+with which variables. docs/kubernetes.md tells which pods it holds.")]
     Cni,
     /// Show the version of this command and of the agent
     Version,
