@@ -33,6 +33,26 @@ enum Kind {
     Suffixes,
 }
 
+/// Not a time, so that criterion has no place for it: what 5,000 policies of fifty rules take.
+#[expect(clippy::print_stderr, reason = "a result of the benchmark")]
+fn memory(_: &mut Criterion) {
+    let kinds = [("identities", Kind::Identities), ("addresses", Kind::Addresses)];
+    for (name, kind) in kinds.into_iter().chain([("prefixes", Kind::Prefixes)]) {
+        let before = resident();
+        let world = world(5000, PER_NAMESPACE, kind);
+        let mib = resident().saturating_sub(before) / 1024;
+        eprintln!("memory/{name}/5000      {mib} MiB");
+        drop(world);
+    }
+}
+
+/// Resident memory, KiB (proc_pid_status(5)).
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 fn decide(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide");
     for policies in [50, 500, 5000, 50_000] {
@@ -179,5 +199,5 @@ fn flow(world: &World, caller: &str) -> FlowContext {
     }
 }
 
-criterion_group!(benches, decide, change);
+criterion_group!(benches, memory, decide, change);
 criterion_main!(benches);

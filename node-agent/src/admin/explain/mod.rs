@@ -213,10 +213,11 @@ fn said(step: &Step) -> String {
 
 /// Where the destination is dialled.
 fn dialled(world: &World, text: &str) -> Result<SocketAddr, BadQuestion> {
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(SocketAddr::new(address.ip().to_canonical(), address.port()));
-    }
     let no_port = || BadQuestion::NoPort(text.to_owned());
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        let port = Some(address.port()).filter(|port| *port > 0).ok_or_else(no_port)?;
+        return Ok(SocketAddr::new(address.ip().to_canonical(), port));
+    }
     let (name, port) = text.rsplit_once(':').ok_or_else(no_port)?;
     let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(no_port)?;
     if let Ok(identity) = SpiffeId::parse(name) {

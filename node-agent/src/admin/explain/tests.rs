@@ -18,6 +18,7 @@ fn a_question_that_means_nothing_says_what_is_wrong_with_it() {
 fn what_is_not_known_is_named() {
     let cases = [
         ("a/b", "10.0.0.1", "\"10.0.0.1\" has no port"),
+        ("a/b", "10.0.0.1:0", "\"10.0.0.1:0\" has no port"),
         ("a/b", "c/d:0", "\"c/d:0\" has no port"),
         ("a/b", "c:80", "\"c\" is not a pod"),
         ("a/b", "c/d:80", "no pod or service c/d is known"),

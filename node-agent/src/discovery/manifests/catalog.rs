@@ -22,6 +22,9 @@ const EMPTIED: Duration = Duration::from_secs(30);
 /// Said of something of which nobody knows what it was before the agent started.
 const UNKNOWN: &str = "; what it said before this agent started is not known, and not in force";
 
+/// After so long a file that does not come to rest is read, if it twice says the same.
+const UNRESTED: Duration = Duration::from_secs(1);
+
 /// The outcome of one scan.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
@@ -41,6 +44,8 @@ pub(super) struct Scan {
     pub(super) listed: bool,
     /// Whether it should be looked at again soon.
     pub(super) troubled: bool,
+    /// Whether files that were being written are still to be read.
+    pub(super) unrested: bool,
     /// The files that symbolic links lead to.
     pub(super) link_targets: BTreeSet<PathBuf>,
 }
@@ -52,6 +57,9 @@ pub(super) struct Catalog {
     trust_domain: TrustDomain,
     hasher: RandomState,
     files: BTreeMap<OsString, FileState>,
+    /// The files that were being written when they were last looked at: since when that is so, and the
+    /// digest of what they said.
+    unrested: BTreeMap<OsString, (Instant, Option<u64>)>,
     snapshot: Snapshot,
     objects: usize,
     /// Contradictions between objects, from the last time that anything changed.
@@ -102,6 +110,7 @@ impl Catalog {
             trust_domain,
             hasher: RandomState::new(),
             files: BTreeMap::new(),
+            unrested: BTreeMap::new(),
             snapshot: Snapshot::default(),
             objects: 0,
             conflicts: Vec::new(),
@@ -132,12 +141,19 @@ impl Catalog {
         let mut before = std::mem::take(&mut self.files);
         let index = Index::of(&before);
         let mut files = BTreeMap::new();
+        let unrested = std::mem::take(&mut self.unrested);
         for (name, text) in listing.files {
             let old = before.get(&name);
             let new = match text {
                 Ok(text) => {
                     let digest = Some(self.hasher.hash_one(&text));
+                    let (since, last) = *unrested.get(&name).unwrap_or(&(now, None));
+                    let settled = now.duration_since(since) >= UNRESTED && last == digest;
+                    let writing = self.listed && !settled && listing.unrested.contains(&name);
                     if old.is_some_and(|old| old.digest == digest) {
+                        None
+                    } else if writing {
+                        self.unrested.insert(name.clone(), (since, digest));
                         None
                     } else {
                         changed = true;
@@ -212,6 +228,7 @@ impl Catalog {
         Scan {
             files: self.files.len(),
             objects: self.objects,
+            unrested: !self.unrested.is_empty(),
             errors: errors.chain(&self.conflicts).cloned().collect(),
             rejected: self.files.values().flat_map(|file| &file.rejected).cloned().collect(),
             listed: self.listed,

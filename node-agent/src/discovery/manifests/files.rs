@@ -5,15 +5,22 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// The largest file that is read.
 const MAX_FILE: u64 = 16 << 20;
+
+/// A file that was written to within so short a time may not be whole yet. Less than the source waits
+/// for a change to come to rest.
+const REST: Duration = Duration::from_millis(40);
 
 /// What a directory holds.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     /// Each file's text, or why it cannot be read, in the order of the names.
     pub(super) files: BTreeMap<OsString, Result<String, String>>,
+    /// Those of them that may still be being written.
+    pub(super) unrested: BTreeSet<OsString>,
     /// The files that symbolic links lead to.
     pub(super) link_targets: BTreeSet<PathBuf>,
 }
@@ -34,6 +41,9 @@ pub(super) fn list(directory: &Path) -> io::Result<Listing> {
         }
         match read(&path) {
             Ok(Some(text)) => {
+                if was_just_written(&path) {
+                    listing.unrested.insert(name.clone());
+                }
                 listing.files.insert(name, Ok(text));
             }
             // A directory with such a name.
@@ -49,6 +59,14 @@ pub(super) fn list(directory: &Path) -> io::Result<Listing> {
         }
     }
     Ok(listing)
+}
+
+/// Whether a file was written to so short a while ago, or is by its server's clock yet to be. Asked after
+/// it was read.
+fn was_just_written(path: &Path) -> bool {
+    let written = fs::metadata(path).and_then(|metadata| metadata.modified());
+    let rested = |at| SystemTime::now().duration_since(at).is_ok_and(|age| age >= REST);
+    written.is_ok_and(|at| !rested(at))
 }
 
 fn is_manifest(name: &OsStr) -> bool {

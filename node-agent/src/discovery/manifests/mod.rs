@@ -5,6 +5,9 @@
 //! through the links to it). One scan reads all of them and publishes all changes as one batch:
 //! whoever replaces a directory atomically never sees a mixture of old and new.
 //!
+//! A file that is being written keeps its last state until it rests, or says the same for a second: half
+//! of a policy may be a valid policy.
+//!
 //! What is wrong is reported and left out, document by document, while the last good version of it
 //! stays in force. That matters for security and not only for comfort: a pod that vanished from the
 //! world for a mistyped line would drop out of the mesh and talk plaintext. So it is with the directory
@@ -73,7 +76,11 @@ pub async fn run(
             // The runtime ends.
             Err(_cancelled) => return,
         };
-        let wait = if scan.troubled { RETRY } else { RESCAN };
+        let wait = match &scan {
+            Scan { unrested: true, .. } => QUIET,
+            Scan { troubled: true, .. } => RETRY,
+            Scan { .. } => RESCAN,
+        };
         publish(scan, &worlds, &status);
         tokio::select! {
             () = shutdown.reached(Phase::Draining) => return,

@@ -423,7 +423,7 @@ async fn reading_the_directory_does_not_wake_the_reader() {
     directory.write("web.yaml", &pod("web-2", "10.0.0.1"));
     tokio::time::timeout(SOON, wake.notified()).await.unwrap();
     let scan = source.scan();
-    assert_eq!(scan.deltas.len(), 2);
+    assert!(scan.deltas.len() == 2 || scan.unrested, "{scan:?}");
 }
 
 #[tokio::test]

@@ -174,6 +174,44 @@ async fn a_policy_of_a_version_that_is_not_known_is_an_error() {
     assert_eq!(rejection(&status), Some(why));
 }
 
+#[test]
+fn a_file_that_is_being_written_keeps_its_last_state_until_it_rests() {
+    let directory = TempDir::new();
+    let (path, now) = (directory.path.join("p.yaml"), std::time::Instant::now());
+    let date = |at: SystemTime| {
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(at).unwrap();
+    };
+    // A date that stays recent however slow the test is.
+    let (just_now, long_ago) =
+        (SystemTime::now() + Duration::from_secs(600), SystemTime::now() - Duration::from_secs(1));
+    let text = policy("ports: [\"80\"]");
+    directory.write("p.yaml", &text);
+    let mut catalog = Catalog::new(directory.path.clone(), domain());
+    assert_eq!(catalog.scan(now).deltas.len(), 1, "nobody knows anything better at the start");
+
+    // Emptied by a writer who is about to write it anew.
+    directory.write("p.yaml", "");
+    date(just_now);
+    let scan = catalog.scan(now);
+    assert!(scan.unrested && scan.deltas.is_empty(), "{scan:?}");
+
+    // It rests.
+    date(long_ago);
+    let scan = catalog.scan(now);
+    assert!(!scan.unrested && scan.deltas.len() == 1, "{scan:?}");
+
+    // It is written all the time, first this, then always the same.
+    for text in ["kind: [", &text] {
+        directory.write("p.yaml", text);
+        date(just_now);
+        let scan = catalog.scan(now + Duration::from_secs(2));
+        assert!(scan.unrested && scan.deltas.is_empty(), "{scan:?}");
+    }
+    let scan = catalog.scan(now + Duration::from_secs(4));
+    assert!(!scan.unrested && scan.deltas.len() == 1, "{scan:?}");
+}
+
 fn rejection(status: &SourceStatus) -> Option<&str> {
     status.rejected.get(&id("cart")).map(|why| &**why)
 }
