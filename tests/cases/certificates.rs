@@ -187,7 +187,7 @@ fn the_ca_refuses_an_identity_that_the_callers_node_does_not_host() {
     });
 
     let error = refused.unwrap();
-    assert!(error.contains("no pod with this identity runs on node node-a"), "{error}");
+    assert!(error.contains("no pod with this identity is on the caller's node"), "{error}");
     let log = scene.cluster.ca().log().since(0);
     let told = log.lines().any(|line| line.contains(&pod.identity()) && line.contains("node-a"));
     assert!(told, "{log}");
