@@ -7,16 +7,25 @@
 
 use adit_shared::key::Counter;
 use adit_shared::steer::{self, Steer};
-use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
 use crate::maps::{count, is_filled, pod};
 use crate::read;
 use crate::verdict::{TC_NEXT, TC_SHOT};
 
-#[classifier]
-pub(crate) fn hold(ctx: TcContext) -> i32 {
-    let Some(packet) = read::opening(&ctx) else {
+/// The entry point, which `#[classifier]` would make of [`run`] with `*mut __sk_buff` as the
+/// argument's type. The object's BTF would then hold a second type that is declared only
+/// (`bpf_flow_keys` beside `bpf_sock`), and LLVM orders those by their addresses in its memory
+/// (`BTFDebug::endModule`): every other build would give other bytes.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+pub(crate) fn hold(ctx: *mut u8) -> i32 {
+    run(&TcContext::new(ctx.cast()))
+}
+
+#[inline(always)]
+fn run(ctx: &TcContext) -> i32 {
+    let Some(packet) = read::opening(ctx) else {
         return TC_NEXT;
     };
     let pod = pod();
