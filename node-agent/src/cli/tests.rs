@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
-use adit_core::flow::{CloseReason, TlsFailure};
-
 use super::*;
 use crate::admin::tests::Agent;
 use crate::admin::view::{
@@ -16,7 +14,7 @@ use crate::shutdown::Phase;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_list_prints_in_every_format() {
-    let agent = agent_with_flows().await;
+    let agent = Agent::with_flows().await;
     for command in ["workloads", "services", "certs", "tunnels", "flows", "policies"] {
         for format in FORMATS {
             let ended = adit(&agent.socket, &[command, "-o", format]).await;
@@ -90,7 +88,7 @@ async fn status_of_an_agent_that_is_not_well_exits_4() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_reach_the_agent_and_an_empty_list_is_said() {
-    let agent = agent_with_flows().await;
+    let agent = Agent::with_flows().await;
     let filters = [
         "--namespace",
         "shop",
@@ -125,7 +123,7 @@ async fn filters_reach_the_agent_and_an_empty_list_is_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn follow_prints_what_was_and_what_comes_until_the_agent_ends() {
-    let agent = agent_with_flows().await;
+    let agent = Agent::with_flows().await;
     let output = Output::default();
     let (socket, out) = (agent.socket.clone(), output.clone());
     let following = tokio::task::spawn_blocking(move || {
@@ -205,7 +203,7 @@ async fn a_follower_whose_output_stalls_is_told_in_it_what_it_missed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_goes_away_ends_a_command_in_silence() {
-    let agent = agent_with_flows().await;
+    let agent = Agent::with_flows().await;
     let socket = agent.socket.clone();
     let ended = tokio::task::spawn_blocking(move || run_with(&socket, &["flows"], &mut Closed));
     let ended = ended.await.unwrap();
@@ -418,16 +416,6 @@ fn run_as(is_root: fn() -> bool, socket: &Path, arguments: &[&str], out: &mut dy
     let ended = execute(cli, &local, now, out, &mut remarks.clone());
     let code = conclude(ended, &mut remarks);
     Ended { code, out: String::new(), remarks: remarks.text() }
-}
-
-async fn agent_with_flows() -> Agent {
-    let agent = Agent::start().await;
-    agent.recorder.record(samples::plaintext(3));
-    let end = CloseReason::Tls(TlsFailure::WrongIdentity);
-    agent.recorder.record(samples::refused(4, end));
-    agent.recorder.record(samples::finished(1));
-    agent.settled(3).await;
-    agent
 }
 
 fn findings(available: bool) -> Vec<Finding> {

@@ -8,6 +8,8 @@ use super::{allowed, apply, apply_in, denied, refused, withdraw};
 use crate::support::Scene;
 
 const PEER: &str = "PeerAuthentication";
+const STRICT_FOR_SERVER: &str =
+    "{ selector: { matchLabels: { app: server } }, mtls: { mode: STRICT } }";
 
 fn scene(ns: &str) -> Option<Scene> {
     Scene::shared("policy", ns)
@@ -83,12 +85,7 @@ fn strict_for_a_workload_is_for_no_other_one() {
     let cast = cast(&scene);
     let [other] = scene.pods([scene.pod("other", Node::B)]);
     let _echoes = [&cast.server, &other].map(|pod| pod.serve(8080, server::echo).unwrap());
-    apply(
-        &scene,
-        PEER,
-        "server",
-        "{ selector: { matchLabels: { app: server } }, mtls: { mode: STRICT } }",
-    );
+    apply(&scene, PEER, "server", STRICT_FOR_SERVER);
 
     refused(cast.plain.netns(), cast.server.at4(8080));
     allowed(cast.client.netns(), cast.server.at4(8080));
@@ -132,12 +129,7 @@ fn strict_for_the_mesh_yields_to_a_namespace_and_that_to_a_workload() {
     allowed(cast.plain.netns(), cast.server.at4(8080));
     refused(cast.plain.netns(), elsewhere.at4(8080));
 
-    apply(
-        &scene,
-        PEER,
-        "server",
-        "{ selector: { matchLabels: { app: server } }, mtls: { mode: STRICT } }",
-    );
+    apply(&scene, PEER, "server", STRICT_FOR_SERVER);
     refused(cast.plain.netns(), cast.server.at4(8080));
     allowed(cast.client.netns(), cast.server.at4(8080));
 }

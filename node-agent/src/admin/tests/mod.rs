@@ -107,13 +107,8 @@ async fn what_does_not_exist_is_named() {
 
 #[tokio::test]
 async fn flows_lists_live_and_recent_ones_oldest_first() {
-    let agent = Agent::start().await;
-    agent.recorder.record(samples::plaintext(3));
-    let end = CloseReason::Tls(TlsFailure::WrongIdentity);
-    agent.recorder.record(samples::refused(4, end));
     // Live flow 1 of the sources ends while they are asked: its end is what counts.
-    agent.recorder.record(samples::finished(1));
-    agent.settled(3).await;
+    let agent = Agent::with_flows().await;
 
     let all = agent.flows("").await;
     let states: Vec<_> = all.iter().map(|flow| (flow.id, flow.state)).collect();
@@ -334,6 +329,17 @@ impl Agent {
         let socket = Socket::open(&directory.0.join("run/adit.sock")).unwrap();
         let allow = owner_or_root(&socket);
         Self::with(directory, socket, allow).await
+    }
+
+    /// One that has seen a flow in plaintext, one that was refused, and one that has finished.
+    pub(crate) async fn with_flows() -> Self {
+        let agent = Self::start().await;
+        agent.recorder.record(samples::plaintext(3));
+        let end = CloseReason::Tls(TlsFailure::WrongIdentity);
+        agent.recorder.record(samples::refused(4, end));
+        agent.recorder.record(samples::finished(1));
+        agent.settled(3).await;
+        agent
     }
 
     pub(crate) async fn start_for(allow: Allow) -> Self {

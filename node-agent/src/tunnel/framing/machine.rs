@@ -211,8 +211,7 @@ impl Machine {
         }
     }
 
-    /// The next data of a stream. What `taken` says was dealt with: the other end may send as much
-    /// again.
+    /// The next data of a stream; `None` when the other end has finished.
     pub(super) fn poll_read(
         &mut self,
         id: u32,

@@ -1,5 +1,6 @@
 //! Opting in and out.
 
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use adit_e2e::wait::{wait_for, wait_until};
@@ -8,21 +9,30 @@ use anyhow::{Context as _, Result, ensure};
 use super::{PODS, SHOP, STREET};
 use crate::lab::Lab;
 
+/// A connection between two pods that is used for eight seconds.
+struct Held(Child);
+
+impl Held {
+    fn open(lab: &Lab, client: &str, server: &str) -> Result<Self> {
+        let to = format!("{server}:9000");
+        lab.start_kubectl(&["-n", SHOP, "exec", client, "--", "/testapp", "hold", &to, "8s"])
+            .map(Self)
+    }
+
+    /// Waits for its end. It must not have broken before.
+    fn lived(self) -> Result<String> {
+        let output = self.0.wait_with_output().context("the held connection")?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        ensure!(said.starts_with("echoes:"), "the connection that was open: {said}");
+        Ok(said)
+    }
+}
+
 pub(crate) fn label(lab: &Lab) -> Result<String> {
     let (client, _) = lab.pod(SHOP, "client", "n1")?;
     let (_, server) = lab.pod(SHOP, "web", "n2")?;
     // Connections that are open, and connections that are opened meanwhile.
-    let held = lab.start_kubectl(&[
-        "-n",
-        SHOP,
-        "exec",
-        &client,
-        "--",
-        "/testapp",
-        "hold",
-        &format!("{server}:9000"),
-        "8s",
-    ])?;
+    let held = Held::open(lab, &client, &server)?;
     let url = format!("http://{server}:8080/");
     let opened = lab.start_kubectl(&[
         "-n", SHOP, "exec", &client, "--", "/testapp", "every", "20ms", "8s", &url,
@@ -32,9 +42,7 @@ pub(crate) fn label(lab: &Lab) -> Result<String> {
     lab.kubectl(&["label", "namespace", SHOP, "adit.dev/mode=ambient"])?;
     lab.wait_enrolled(SHOP, PODS)?;
     let took = began.elapsed().as_secs_f32();
-    let held = held.wait_with_output().context("the held connection")?;
-    let held = String::from_utf8_lossy(&held.stdout).trim().to_owned();
-    ensure!(held.starts_with("echoes:"), "the connection that was open: {held}");
+    let held = held.lived()?;
     let opened = opened.wait_with_output().context("the new connections")?;
     let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
     ensure!(opened.contains("failed=0"), "connections opened meanwhile: {opened}");
@@ -75,25 +83,13 @@ pub(crate) fn new_pod(lab: &Lab) -> Result<String> {
 pub(crate) fn unlabel(lab: &Lab) -> Result<String> {
     let (client, _) = lab.pod(SHOP, "client", "n1")?;
     let (_, server) = lab.pod(SHOP, "web", "n2")?;
-    let held = lab.start_kubectl(&[
-        "-n",
-        SHOP,
-        "exec",
-        &client,
-        "--",
-        "/testapp",
-        "hold",
-        &format!("{server}:9000"),
-        "8s",
-    ])?;
+    let held = Held::open(lab, &client, &server)?;
     wait_until("it to begin", Duration::from_secs(1), || false).unwrap_or(());
     lab.kubectl(&["label", "namespace", SHOP, "adit.dev/mode-"])?;
     wait_for("no pod enrolled", Duration::from_secs(30), || {
         Ok((lab.enrolled(SHOP)? == 0).then_some(()))
     })?;
     lab.get(SHOP, &client, &format!("http://{server}:8080/"))?;
-    let held = held.wait_with_output().context("the held connection")?;
-    let held = String::from_utf8_lossy(&held.stdout).trim().to_owned();
-    ensure!(held.starts_with("echoes:"), "the connection that was open: {held}");
+    let held = held.lived()?;
     Ok(held)
 }
