@@ -36,7 +36,7 @@ pub enum Why {
     #[error("the prefix length must be a number up to 32 (IPv4) or 128 (IPv6)")]
     PrefixLength,
     /// No port.
-    #[error("is not a port: a number up to 65535")]
+    #[error("is not a port: a number from 1 to 65535")]
     Port,
     /// No service account.
     #[error("is not <namespace>/<service account> or <service account>, without `*`")]
@@ -81,6 +81,9 @@ pub enum GapReason {
     NoEffect,
     /// The value can match no identity.
     ValueNeverMatches,
+    /// Port 0 in a rule. Istio's validation lets it pass (`ValidatePorts` takes 0 to 65535), so it is no
+    /// error.
+    PortZero,
     /// Action AUDIT.
     Audit,
     /// Action CUSTOM.
@@ -137,6 +140,7 @@ impl GapReason {
             Self::FieldIgnored => "field_ignored",
             Self::NoEffect => "no_effect",
             Self::ValueNeverMatches => "value_never_matches",
+            Self::PortZero => "port_zero",
             Self::Audit => "action_audit",
             Self::Custom => "action_custom",
             Self::Targets => "target_refs",
@@ -157,6 +161,7 @@ impl GapReason {
                 "matches no identity: write <trust domain>/ns/<namespace>/sa/<service account>, \
                  with `*` only at one end"
             }
+            Self::PortZero => "no connection has port 0: the value matches none",
             Self::Audit => "AUDIT has no effect",
             Self::Custom => {
                 "the external authorizer of a CUSTOM policy cannot be asked: what its rules match \

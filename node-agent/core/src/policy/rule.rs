@@ -139,7 +139,9 @@ impl Checked {
     }
 
     fn ports(&mut self, names: [&str; 3], any_of: &[String], none_of: &[String]) -> Match<u16> {
-        self.values(names, (any_of, none_of), |_, text| port(text))
+        let ports = self.values(names, (any_of, none_of), |_, text| port(text));
+        self.note(names, &ports, |port| (*port == 0).then_some(GapReason::PortZero));
+        ports
     }
 
     fn texts(
@@ -188,15 +190,25 @@ impl Checked {
     /// Names or identities have no such characters, so a value with one was meant otherwise.
     fn note_hopeless(
         &mut self,
-        [at, any_of_name, none_of_name]: [&str; 3],
+        names: [&str; 3],
         texts: &Match<TextMatch>,
         hopeless: impl Fn(&str) -> bool,
     ) {
-        for (name, list) in [(any_of_name, &texts.any_of), (none_of_name, &texts.none_of)] {
-            for (i, text) in list.iter().enumerate() {
-                if hopeless(text.literal()) {
-                    let field = format!("{at}{name}[{i}]");
-                    self.gaps.push(Gap { field, why: GapReason::ValueNeverMatches });
+        let why = GapReason::ValueNeverMatches;
+        self.note(names, texts, |text| hopeless(text.literal()).then_some(why));
+    }
+
+    /// Points out the values that can match nothing.
+    fn note<T>(
+        &mut self,
+        [at, any_of_name, none_of_name]: [&str; 3],
+        values: &Match<T>,
+        why: impl Fn(&T) -> Option<GapReason>,
+    ) {
+        for (name, list) in [(any_of_name, &values.any_of), (none_of_name, &values.none_of)] {
+            for (i, value) in list.iter().enumerate() {
+                if let Some(why) = why(value) {
+                    self.gaps.push(Gap { field: format!("{at}{name}[{i}]"), why });
                 }
             }
         }

@@ -42,7 +42,7 @@ fn a_peer_authentication_that_is_not_valid_is_refused_with_field_and_value() {
                 spec.selector = labels(&[("app", "cart")]);
                 spec.port_modes = labels(&[("0", "STRICT")]);
             },
-            r#"spec.portLevelMtls[0]: "0": is not a port: a number up to 65535"#,
+            r#"spec.portLevelMtls[0]: "0": is not a port: a number from 1 to 65535"#,
         ),
         (
             |spec| {
@@ -144,8 +144,8 @@ fn a_value_that_is_not_valid_is_refused_with_field_and_value() {
                 spec.rules = vec![RuleSpec::default(), to(bad), when("destination.port", &["x"])];
             },
             &[
-                r#"spec.rules[1].to[0].operation.ports[1]: "http": is not a port: a number up to 65535"#,
-                r#"spec.rules[2].when[0].values[0]: "x": is not a port: a number up to 65535"#,
+                r#"spec.rules[1].to[0].operation.ports[1]: "http": is not a port: a number from 1 to 65535"#,
+                r#"spec.rules[2].when[0].values[0]: "x": is not a port: a number from 1 to 65535"#,
             ],
         ),
         (
@@ -244,6 +244,26 @@ fn a_value_that_no_identity_can_match_is_pointed_out() {
         ]
     );
     assert!(!policy.rules()[0].never);
+}
+
+#[test]
+fn a_port_that_no_connection_has_is_pointed_out() {
+    let policy = authorization(|spec| {
+        let (ports, not_ports) = (texts(&["80", "0"]), texts(&["00"]));
+        let operation = OperationSpec { ports, not_ports, ..OperationSpec::default() };
+        spec.rules = vec![to(operation), when("destination.port", &["0"])];
+    });
+    let policy = policy.unwrap();
+    let gaps: Vec<String> = policy.gaps().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        gaps,
+        [
+            "spec.rules[0].to[0].operation.ports[1]: no connection has port 0: the value matches none",
+            "spec.rules[0].to[0].operation.notPorts[0]: no connection has port 0: the value matches none",
+            "spec.rules[1].when[0].values[0]: no connection has port 0: the value matches none",
+        ]
+    );
+    assert!(policy.rules().iter().all(|rule| !rule.never));
 }
 
 const NO_RULES: &str = concat!(

@@ -80,7 +80,7 @@ async fn a_policy_that_becomes_invalid_stays_in_force_as_it_was_and_is_reported(
     directory.write("p.yaml", &policy("ports: [\"http\"]"));
     let status = agent.status(|status| !status.rejected.is_empty()).await;
     let why =
-        "spec.rules[0].to[0].operation.ports[0]: \"http\": is not a port: a number up to 65535";
+        "spec.rules[0].to[0].operation.ports[0]: \"http\": is not a port: a number from 1 to 65535";
     assert_eq!(status.rejected[&id], why);
     assert_eq!(
         status.errors,
