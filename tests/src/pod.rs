@@ -196,6 +196,15 @@ route add default via {gateway6} dev eth0 src {v6}"
         self.publish()
     }
 
+    /// Gives it another service account, which no API server would: with manifests, somebody may.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn set_service_account(&mut self, name: &str) -> Result<()> {
+        name.clone_into(&mut self.spec.service_account);
+        self.publish()
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -150,7 +150,7 @@ pub struct Policy {
     /// `mesh`, `namespace`, `workload` or `none`.
     pub scope: String,
     /// Its action or mode.
-    pub action: String,
+    pub action: Option<String>,
     /// Whether it is only evaluated.
     pub dry_run: bool,
     /// Whether a version of it is in force.

@@ -220,7 +220,7 @@ async fn tunnels(Injected(state): Injected<Shared>) -> Json<Vec<TunnelView>> {
     Json(list)
 }
 
-fn policy_views(state: &State) -> Vec<PolicyView> {
+pub(super) fn policy_views(state: &State) -> Vec<PolicyView> {
     let rejected = state.sources.discovery().rejected;
     let world = state.worlds.load();
     view::policies(&world, &state.facts.node, &rejected, state.observer.hits())
@@ -235,9 +235,17 @@ fn policies(Injected(state): Injected<Shared>, parameters: Parameters) -> Ready<
     for (name, value) in parameters {
         match name.as_str() {
             "namespace" => list.retain(|policy| policy.namespace == value),
-            "workload" => list.retain(|policy| {
-                policy.workloads.iter().any(|workload| workload.to_string() == value)
-            }),
+            "workload" => {
+                let world = state.worlds.load();
+                let mut pods = world.workloads_on(&state.facts.node);
+                if !pods.any(|pod| pod.name.to_string() == value) {
+                    let error = format!("there is no pod {value:?} on this node");
+                    return ready(refuse(StatusCode::NOT_FOUND, &error, None));
+                }
+                list.retain(|policy| {
+                    policy.workloads.iter().any(|workload| workload.to_string() == value)
+                });
+            }
             _ => {
                 let error = format!("there is no filter {name:?}; there are namespace, workload");
                 return ready(refuse(StatusCode::BAD_REQUEST, &error, None));

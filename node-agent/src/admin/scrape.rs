@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::admin::routes::policy_views;
 use crate::admin::view::state_label;
 use crate::admin::{Shared, http};
 use crate::shutdown::Shutdown;
@@ -71,6 +72,7 @@ async fn look(state: &Shared) -> Snapshot {
         followers: state.observer.followers(),
         events_missed: state.observer.missed(),
         discovery_errors: state.sources.discovery().errors.len(),
+        policies: count(policy_views(state).iter().map(|policy| policy.state.as_label())),
     }
 }
 

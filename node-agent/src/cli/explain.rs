@@ -59,7 +59,13 @@ fn text(view: &ExplainView) -> String {
         verdict.push_str(&format!(" by {policy}"));
     }
     if let Some(reason) = &view.reason {
-        verdict.push_str(&format!(" ({reason})"));
+        // The policy that is named then refuses nothing by itself.
+        let nearest = if reason == "denied_no_rule" {
+            ": no rule matches, the nearest is this one"
+        } else {
+            ""
+        };
+        verdict.push_str(&format!(" ({reason}{nearest})"));
     }
     text.add("Verdict", &verdict);
     let mut missed = view.missed.iter();

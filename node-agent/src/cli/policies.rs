@@ -59,7 +59,7 @@ fn row(policy: &PolicyView, wide: bool) -> Vec<String> {
         policy.name.clone(),
         policy.kind.clone(),
         policy.scope.clone(),
-        if policy.dry_run { format!("{}(dry-run)", policy.action) } else { policy.action.clone() },
+        or_dash(policy.action.as_ref()) + if policy.dry_run { "(dry-run)" } else { "" },
         state(policy),
         policy.workloads.len().to_string(),
         policy.hits.to_string(),

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod live;
+mod membership;
 mod modes;
 mod rules;
 mod scale;

@@ -17,6 +17,7 @@ async fn policies_are_listed_with_their_state_and_the_pods_they_are_for() {
         .iter()
         .map(|policy| {
             let view::PolicyView { namespace, name, scope, action, workloads, .. } = policy;
+            let action = action.as_deref().unwrap_or("-");
             let (state, pods) = (policy.state.as_label(), workloads.len());
             format!("{namespace}/{name} {action} {scope} {state} {pods}")
         })
@@ -43,6 +44,10 @@ async fn policies_are_listed_with_their_state_and_the_pods_they_are_for() {
     let (_, body) = agent.ask("GET", client, "").await;
     let list: Vec<view::PolicyView> = serde_json::from_str(&body).unwrap();
     assert_eq!(list.len(), 5, "{list:?}");
+    // An empty list would say that nothing restricts the pod.
+    let (status, body) = agent.ask("GET", "/v1/policies?workload=shop/clinet", "").await;
+    assert_eq!(status, 404, "{body}");
+    assert!(body.contains("shop/clinet") && body.contains("on this node"), "{body}");
 }
 
 #[tokio::test]
@@ -83,7 +88,8 @@ async fn a_flow_says_which_policy_decided_and_what_a_dry_run_would_do() {
 }
 
 pub(super) fn rejected() -> BTreeMap<PolicyId, String> {
-    let port = "spec.rules[0].to[0].operation.ports[0]: \"http\": is not a port";
+    let port = "spec.rules[0].to[0].operation.ports[0]: \"http\": \
+                is not a port: a number from 1 to 65535";
     [("broken", port), ("client", port), ("unread", port)]
         .map(|(name, why)| {
             let name = ObjectName::new("shop", name);

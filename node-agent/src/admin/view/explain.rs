@@ -82,7 +82,7 @@ pub struct RouteView {
 
 /// What is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "snake_case")]
 pub enum ExplainedVerdict {
     /// It may pass.
     Allowed,

@@ -26,8 +26,10 @@ pub struct PolicyView {
     /// The labels of the pods it is for, as `key=value` between commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// `ALLOW`, `DENY`, `AUDIT` or `CUSTOM`; of a PeerAuthentication its mode.
-    pub action: String,
+    /// `ALLOW`, `DENY`, `AUDIT` or `CUSTOM`; of a PeerAuthentication its mode. `None` where no version
+    /// was ever valid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
     /// The modes of single ports.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<u16, String>,
@@ -155,7 +157,7 @@ fn blank(id: &PolicyId) -> PolicyView {
         name: id.name.name.to_string(),
         scope: "none".to_owned(),
         selector: None,
-        action: "-".to_owned(),
+        action: None,
         ports: BTreeMap::new(),
         rules: None,
         dry_run: false,
@@ -177,7 +179,7 @@ fn of_peer(policy: &PeerAuthentication) -> (&PolicyId, PolicyView) {
     let ports = policy.port_modes().iter();
     let view = PolicyView {
         selector: selector(policy.selector()),
-        action: mode(policy.mode()),
+        action: Some(mode(policy.mode())),
         ports: ports.map(|(port, given)| (*port, mode(*given))).collect(),
         dry_run: policy.dry_run(),
         created: policy.created().map(Timestamp),
@@ -189,7 +191,7 @@ fn of_peer(policy: &PeerAuthentication) -> (&PolicyId, PolicyView) {
 fn of_authorization(policy: &AuthorizationPolicy) -> (&PolicyId, PolicyView) {
     let view = PolicyView {
         selector: selector(policy.selector()),
-        action: policy.action().as_label().to_owned(),
+        action: Some(policy.action().as_label().to_owned()),
         rules: Some(u64::try_from(policy.rules().len()).unwrap_or(u64::MAX)),
         dry_run: policy.dry_run(),
         created: policy.created().map(Timestamp),

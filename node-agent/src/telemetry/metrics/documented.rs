@@ -44,6 +44,7 @@ fn everything() -> String {
         certificates: vec![("spiffe://c/ns/a/sa/b".to_owned(), None)],
         certificates_failing: [("unreachable".to_owned(), 1)].into(),
         tunnels: [("inbound", 1)].into(),
+        policies: [("valid", 1)].into(),
         ..Snapshot::default()
     };
     metrics.render(&snapshot).unwrap()

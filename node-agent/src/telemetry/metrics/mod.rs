@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub events_missed: u64,
     /// Errors that discovery reports now.
     pub discovery_errors: usize,
+    /// State → policies.
+    pub policies: BTreeMap<&'static str, u64>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -90,6 +92,7 @@ struct LookedAt {
     followers: Gauge,
     events_missed: Counter<u64, AtomicU64>,
     discovery_errors: Gauge,
+    policies: Family<Labels, Gauge>,
 }
 
 impl Metrics {
@@ -177,6 +180,11 @@ impl LookedAt {
             "Objects that discovery rejects now",
             self.discovery_errors.clone(),
         );
+        registry.register(
+            "adit_policies",
+            "Policies by whether they are enforced as they are written",
+            self.policies.clone(),
+        );
     }
 
     fn set(&self, snapshot: &Snapshot) {
@@ -211,6 +219,10 @@ impl LookedAt {
         self.events_missed.inner().store(snapshot.events_missed, Ordering::Relaxed);
         self.followers.set(signed(snapshot.followers.try_into().unwrap_or(u64::MAX)));
         self.discovery_errors.set(signed(snapshot.discovery_errors.try_into().unwrap_or(u64::MAX)));
+        self.policies.clear();
+        for (state, count) in &snapshot.policies {
+            set(&self.policies, &vec![("state", (*state).to_owned())], signed(*count));
+        }
     }
 }
 
@@ -253,6 +265,7 @@ mod tests {
             followers: 6,
             events_missed: 8,
             discovery_errors: 7,
+            policies: [("partial", 4)].into(),
         };
         let second = metrics.render(&now).unwrap();
         let expected = [
@@ -267,6 +280,7 @@ mod tests {
             "adit_flow_events_missed_total 8\n",
             "adit_certificates{state=\"valid\"} 1\n",
             "adit_discovery_errors 7\n",
+            "adit_policies{state=\"partial\"} 4\n",
             "adit_start_time_seconds 1700000000\n",
             "# EOF\n",
         ];

@@ -266,7 +266,7 @@ impl Stage {
                 let there = policies.any(|policy| {
                     policy.is((kind, ns, name))
                         && policy.dry_run == dry_run
-                        && policy.action == action
+                        && policy.action.as_deref() == Some(action)
                 });
                 Ok(there.then_some(()))
             })?;

@@ -3,6 +3,7 @@
 use super::*;
 use crate::flow::CloseReason;
 use crate::recheck::{Recheck, recheck};
+use crate::workload::Namespace;
 
 #[test]
 fn a_flow_that_a_new_policy_refuses_ends_with_the_policys_name() {
@@ -40,6 +41,48 @@ fn a_flow_ends_when_a_new_label_puts_its_pod_under_a_policy() {
     let (world, changes) = scene.world.apply([Delta::Workload(pod)]);
     let again = recheck(&world, Some(&changes), &flow);
     assert!(matches!(again, Recheck::Ended(CloseReason::Denied(Denied::ByRule), _)), "{again:?}");
+}
+
+/// What was proved when the flow began is still true, so enrolment alone ends none: the pod's own agent
+/// lets them end by themselves. But none is passed over.
+#[test]
+fn the_flows_of_a_pod_whose_enrolment_changes_are_decided_again() {
+    let scene = Scene::new([policy(
+        "shop/web",
+        "ALLOW",
+        [from(principals(&["cluster.local/ns/shop/sa/web"]))],
+    )]);
+    let shop = |mode| Delta::Namespace(Namespace { name: Arc::from("shop"), mode });
+    let (world, _) = scene.world.apply([shop(MeshMode::Ambient)]);
+    let opted_out = Workload { mode: MeshMode::None, ..pod() };
+    let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/other").unwrap();
+    let other_account = Workload { identity, ..pod() };
+    for change in [
+        shop(MeshMode::Unset),
+        Delta::NamespaceGone(Arc::from("shop")),
+        Delta::Workload(opted_out),
+        Delta::Workload(other_account),
+    ] {
+        let flow = scene.flow(&WEB.into());
+        let (alone, changes) = world.apply([change.clone()]);
+        let again = recheck(&alone, Some(&changes), &flow);
+        assert!(matches!(again, Recheck::Permitted(_)), "{change:?}: {again:?}");
+        let (together, changes) = world.apply([change.clone(), policy("shop/web", "ALLOW", [])]);
+        let again = recheck(&together, Some(&changes), &flow);
+        let Recheck::Ended(CloseReason::Denied(Denied::NoRule), grounds) = again else {
+            panic!("{change:?}: {again:?}");
+        };
+        assert_eq!(grounds.by.unwrap().policy.to_string(), "AuthorizationPolicy shop/web");
+    }
+}
+
+#[test]
+fn a_flow_ends_with_its_pod() {
+    let scene = Scene::new([]);
+    let flow = scene.flow(&WEB.into());
+    let (world, changes) = scene.world.apply([Delta::WorkloadGone(pod().uid)]);
+    let again = recheck(&world, Some(&changes), &flow);
+    assert_eq!(again, Recheck::Ended(CloseReason::PodGone, Grounds::default()));
 }
 
 #[test]
