@@ -133,7 +133,7 @@ pub enum CloseReason {
     PodGone,
     /// The agent ended the flow when its drain deadline passed.
     Drained,
-    /// A socket operation of the agent failed.
+    /// A socket operation of the agent failed, or the flow's task panicked.
     Local,
 }
 

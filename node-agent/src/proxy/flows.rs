@@ -322,8 +322,11 @@ impl Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        // A task that was dropped in the middle of its flow's life was dropped with its worker.
-        let reason = self.live.ended.get().unwrap_or(CloseReason::Drained);
+        // A task that was dropped in the middle of its flow's life was dropped with its worker, or it
+        // panicked: then its flow ends, and no other one.
+        let in_the_middle =
+            if std::thread::panicking() { CloseReason::Local } else { CloseReason::Drained };
+        let reason = self.live.ended.get().unwrap_or(in_the_middle);
         let record = self.live.snapshot(Some(reason));
         self.flows.live.borrow_mut().remove(&record.id);
         self.flows.recorder.record(record);

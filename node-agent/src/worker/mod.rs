@@ -3,6 +3,7 @@
 //! command channel is [`Workers`].
 
 mod balance;
+mod essential;
 mod pods;
 mod run;
 

@@ -18,6 +18,7 @@ use tokio::task::spawn_local;
 
 use super::TunnelStatus;
 use super::balance::Peers;
+use super::essential::essential;
 use crate::datapath::{EnrolledPod, Listeners};
 use crate::proxy::{self, Arrived, Captured, Requested, Stages, refused_tunnel};
 use crate::sys::sockopt;
@@ -227,22 +228,25 @@ async fn accept_loop(
     mut serving: watch::Receiver<()>,
     mut taken: impl FnMut(TcpStream) -> io::Result<()>,
 ) {
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _dropped = serving.changed() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted.and_then(|(tcp, _peer)| taken(tcp)) {
-            Ok(()) => {}
-            Err(error) if is_exhausted(&error) => {
-                tracing::warn!(%error, "connections wait: the node is out of resources");
-                tokio::time::sleep(EXHAUSTED).await;
+    essential("took connections", async {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _dropped = serving.changed() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted.and_then(|(tcp, _peer)| taken(tcp)) {
+                Ok(()) => {}
+                Err(error) if is_exhausted(&error) => {
+                    tracing::warn!(%error, "connections wait: the node is out of resources");
+                    tokio::time::sleep(EXHAUSTED).await;
+                }
+                // The connection was gone again before it was taken.
+                Err(error) => tracing::debug!(%error, "connection lost while it was accepted"),
             }
-            // The connection was gone again before it was taken.
-            Err(error) => tracing::debug!(%error, "connection lost while it was accepted"),
         }
-    }
+    })
+    .await;
 }
 
 fn is_exhausted(error: &io::Error) -> bool {

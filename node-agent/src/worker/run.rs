@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::balance::Peers;
+use super::essential::essential;
 use super::pods::{Local, Pods};
 use super::{Command, Context, GONE};
 use crate::proxy::{Flows, Stages};
@@ -51,8 +52,9 @@ pub(super) fn run(
         let load = peers.load(index);
         let local = Local { index, stages, handshakes, peers, load };
         let pods = Pods::new(Rc::new(local), (context.tunnel.clone(), budget));
-        let timers = tokio::task::spawn_local(tunnels.run());
-        serve(pods, commands).await;
+        let kept = essential("kept its tunnels", tunnels.run());
+        let timers = tokio::task::spawn_local(kept);
+        essential("carried out a command", serve(pods, commands)).await;
         timers.abort();
     });
 }
