@@ -22,6 +22,11 @@ const EMPTIED: Duration = Duration::from_secs(30);
 /// Said of something of which nobody knows what it was before the agent started.
 const UNKNOWN: &str = "; what it said before this agent started is not known, and not in force";
 
+/// Said of a file that held something and no longer has any text. It may have been truncated to be
+/// written anew, or by a disk that is full.
+const NO_TEXT: &str = "the file is empty: what it said stays in force. To withdraw that, delete the \
+                       file, or write a comment into it";
+
 /// After so long a file that does not come to rest is read, if it twice says the same.
 const UNRESTED: Duration = Duration::from_secs(1);
 
@@ -150,27 +155,20 @@ impl Catalog {
                     let (since, last) = *unrested.get(&name).unwrap_or(&(now, None));
                     let settled = now.duration_since(since) >= UNRESTED && last == digest;
                     let writing = self.listed && !settled && listing.unrested.contains(&name);
+                    let truncated = || old.is_some_and(FileState::holds) && text.trim().is_empty();
                     if old.is_some_and(|old| old.digest == digest) {
                         None
                     } else if writing {
                         self.unrested.insert(name.clone(), (since, digest));
                         None
+                    } else if truncated() {
+                        Some(self.unread(&name, digest, NO_TEXT, old))
                     } else {
                         changed = true;
                         Some(self.read(&name, digest, &text, old, &index))
                     }
                 }
-                Err(error) => {
-                    let error = format!("{}: {error}", name.display());
-                    self.tell(&error);
-                    Some(FileState {
-                        digest: None,
-                        entries: old.map(FileState::copy_entries).unwrap_or_default(),
-                        errors: vec![error],
-                        rejected: old.map(|old| old.rejected.clone()).unwrap_or_default(),
-                        history_unknown: self.history_unknown(old),
-                    })
-                }
+                Err(error) => Some(self.unread(&name, None, &error, old)),
             };
             files.insert(name, new);
         }
@@ -247,6 +245,25 @@ impl Catalog {
     pub(super) fn told_only(&mut self, errors: &[String]) {
         let errors: BTreeSet<&String> = errors.iter().collect();
         self.told.retain(|told| errors.contains(told));
+    }
+
+    /// A file that says nothing: everything of it stays as it was.
+    fn unread(
+        &mut self,
+        name: &OsString,
+        digest: Option<u64>,
+        error: &str,
+        old: Option<&FileState>,
+    ) -> FileState {
+        let error = format!("{}: {error}", name.display());
+        self.tell(&error);
+        FileState {
+            digest,
+            entries: old.map(FileState::copy_entries).unwrap_or_default(),
+            errors: vec![error],
+            rejected: old.map(|old| old.rejected.clone()).unwrap_or_default(),
+            history_unknown: self.history_unknown(old),
+        }
     }
 
     /// Reads a file that is new or changed. Each of its errors is logged: once per change.
@@ -356,6 +373,11 @@ impl Content {
 }
 
 impl FileState {
+    /// Whether anything of it is in force.
+    fn holds(&self) -> bool {
+        self.entries.iter().any(|entry| entry.object().is_some())
+    }
+
     fn copy_entries(&self) -> Vec<Entry> {
         let copy = |entry: &Entry| Entry {
             place: entry.place,

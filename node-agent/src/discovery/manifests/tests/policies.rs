@@ -196,10 +196,15 @@ fn a_file_that_is_being_written_keeps_its_last_state_until_it_rests() {
     let scan = catalog.scan(now);
     assert!(scan.unrested && scan.deltas.is_empty(), "{scan:?}");
 
-    // It rests.
+    // It rests: nobody means that to withdraw a policy, and a writer may have been stopped there.
     date(long_ago);
     let scan = catalog.scan(now);
-    assert!(!scan.unrested && scan.deltas.len() == 1, "{scan:?}");
+    assert!(!scan.unrested && scan.deltas.is_empty() && scan.objects == 1, "{scan:?}");
+    assert!(scan.errors[0].starts_with("p.yaml: the file is empty: "), "{:?}", scan.errors);
+    directory.write("p.yaml", "# withdrawn");
+    date(long_ago);
+    let scan = catalog.scan(now);
+    assert!(scan.errors.is_empty() && scan.deltas.len() == 1, "{scan:?}");
 
     // It is written all the time, first this, then always the same.
     for text in ["kind: [", &text] {
