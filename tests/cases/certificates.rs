@@ -125,7 +125,7 @@ fn a_flow_that_outlives_its_tunnels_certificates_by_the_grace_is_reset_and_says_
     beat(&mut open);
 
     open.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let end = open.read(&mut [0; 1]).map_err(|error| error.kind());
+    let end = client::heard(&mut open);
 
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
     let ends = [scene.outbound(&client, &server, 8080), scene.inbound(&client, &server, 8080)]

@@ -171,7 +171,7 @@ fn a_reset_by_the_client_reaches_the_server_as_a_reset() {
     let (sender, receiver) = mpsc::channel();
     let waits = move |mut stream: TcpStream| {
         stream.write_all(b"!").unwrap();
-        sender.send(stream.read(&mut [0; 1]).map_err(|error| error.kind())).unwrap();
+        sender.send(client::heard(&mut stream)).unwrap();
     };
     let _server = server.serve(8080, waits).unwrap();
 
@@ -201,7 +201,7 @@ fn a_reset_by_the_server_reaches_the_client_as_a_reset() {
 
     let mut stream = client.connect(server.at4(8080)).unwrap();
     stream.write_all(b"?").unwrap();
-    let heard = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+    let heard = client::heard(&mut stream);
 
     assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));
     let flow = scene.outbound(&client, &server, 8080);
@@ -227,7 +227,7 @@ fn a_plaintext_flow_passes_a_reset_on_too() {
 
     let mut stream = client.connect(server.at4(8080)).unwrap();
     stream.write_all(b"?").unwrap();
-    let heard = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+    let heard = client::heard(&mut stream);
 
     assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));
     let flow = scene.outbound(&client, &server, 8080);

@@ -1,6 +1,6 @@
 //! What clients do, for use inside `Pod::run` or on a stream from `Pod::connect`.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -31,6 +31,20 @@ pub fn echo(to: SocketAddr, payload: &[u8]) -> Result<()> {
     let answer = exchange(stream, payload).with_context(|| format!("echo at {to}"))?;
     ensure!(answer == payload, "the echo at {to} sent back {} other bytes", answer.len());
     Ok(())
+}
+
+/// What a connection's reader hears next: how many bytes (none: the end), or the kind of its error. A
+/// read that was only interrupted (by SIGCONT or a thaw, signal(7)) is begun anew.
+///
+/// # Errors
+/// The error's kind.
+pub fn heard(stream: &mut TcpStream) -> Result<usize, io::ErrorKind> {
+    loop {
+        match stream.read(&mut [0; 1]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            heard => return heard.map_err(|error| error.kind()),
+        }
+    }
 }
 
 /// Makes closing the stream send an RST.
