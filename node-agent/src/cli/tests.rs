@@ -60,6 +60,23 @@ async fn explain_tells_the_way_to_the_verdict() {
     assert!(unknown.remarks.contains("no pod shop/nobody is known"), "{}", unknown.remarks);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_flow_tells_the_policy_and_what_kept_it_out_and_the_policy_counts_it() {
+    let agent = Agent::start().await;
+    agent.recorder.record(samples::denied(5));
+    agent.settled(1).await;
+    for format in FORMATS {
+        let ended = adit(&agent.socket, &["flows", "--verdict", "denied", "-o", format]).await;
+        golden::check(&format!("cli/flows-denied.{format}"), &ended.out);
+    }
+    let policies = adit(&agent.socket, &["policies", "-n", "shop", "-o", "wide"]).await;
+    let friends = policies.out.lines().find(|line| line.contains(" friends ")).unwrap();
+    let cells: Vec<&str> = friends.split_whitespace().collect();
+    let [pods, hits, last, dry_run] = [6, 7, 8, 9].map(|column| cells[column]);
+    assert_eq!((pods, hits, dry_run), ("1", "1", "0"), "{friends}");
+    assert!(last.ends_with('Z'), "{friends}");
+}
+
 #[test]
 fn status_prints_as_text_for_people() {
     let status = sample_status();

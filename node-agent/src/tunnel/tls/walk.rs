@@ -129,8 +129,14 @@ impl Peer {
         if self.outcome != Outcome::Open {
             return;
         }
-        let holds = plain.len().max(usize::from(content != 0));
-        if inner.len() > PLAINTEXT + 1 || holds == 0 {
+        // Zeros at the end are padding whoever sent them, and the type is what stands before them
+        // (RFC 8446, section 5.4).
+        let told =
+            inner.iter().rposition(|byte| *byte != 0).and_then(|at| inner.split_at_checked(at));
+        let Some((plain, &[content, ..])) = told else {
+            return self.conclude(Outcome::Refused);
+        };
+        if inner.len() > PLAINTEXT + 1 {
             return self.conclude(Outcome::Refused);
         }
         match (content, plain) {
