@@ -19,7 +19,7 @@ const WIDTHS: [usize; 11] = [12, 8, 30, 34, 16, 9, 7, 7, 7, 8, 8];
 Examples:
   adit flows --follow                          what opens and ends from now on
   adit flows -n shop --protocol plaintext      what is not encrypted, and why
-  adit flows --verdict denied -o wide          who was refused, with identities
+  adit flows --verdict denied -o wide          who was refused, with identities and why
   adit flows --peer shop/cart --port 8080      who talks to one service
   adit flows -f -o json | jq -c 'select(.missed)'   whether a follower was too slow")]
 pub(super) struct FlowsArgs {
@@ -63,7 +63,26 @@ pub(super) struct FlowsArgs {
     limit: usize,
 }
 
+/// What a table shows beside what every table does.
+#[derive(Debug, Clone, Copy)]
+struct Columns {
+    wide: bool,
+    policy: bool,
+    dry_run: bool,
+}
+
 impl FlowsArgs {
+    /// Who asks what policies do is shown which policy it was.
+    fn columns(&self, wide: bool) -> Columns {
+        let of_one = self.policy.is_some();
+        let denied = self.verdict.as_deref() == Some("denied");
+        Columns {
+            wide,
+            policy: wide || of_one || denied,
+            dry_run: wide || of_one || self.dry_run.is_some(),
+        }
+    }
+
     fn path(&self) -> String {
         let parts = [
             ("namespace", self.namespace.clone()),
@@ -91,9 +110,10 @@ pub(super) async fn run(context: &mut Context<'_>, args: FlowsArgs) -> Result<()
     }
     let list: Vec<FlowView> = context.client.get(&args.path()).await?;
     output::list(context, "flows", &list, |wide| {
-        let mut table = Table::new(&headers(wide));
+        let columns = args.columns(wide);
+        let mut table = Table::new(&headers(columns));
         for flow in &list {
-            table.push(row(flow, wide));
+            table.push(row(flow, columns));
         }
         table
     })
@@ -101,7 +121,8 @@ pub(super) async fn run(context: &mut Context<'_>, args: FlowsArgs) -> Result<()
 
 async fn follow(context: &mut Context<'_>, args: &FlowsArgs) -> Result<(), Failed> {
     let wide = context.format == Format::Wide;
-    let mut table = Table::new(&headers(wide)).with_widths(&WIDTHS);
+    let columns = args.columns(wide);
+    let mut table = Table::new(&headers(columns)).with_widths(&WIDTHS);
     let mut lines = context.client.stream(&args.path()).await?;
     let is_table = wide || context.format == Format::Table;
     if is_table && context.headers {
@@ -125,7 +146,7 @@ async fn follow(context: &mut Context<'_>, args: &FlowsArgs) -> Result<(), Faile
                 output::whole(Format::Yaml, context.out, &event)?;
             }
             (Format::Table | Format::Wide, FollowEvent::Flow(flow)) => {
-                table.push(row(flow, wide));
+                table.push(row(flow, columns));
                 context.out.write_all(table.take_rows().as_bytes())?;
             }
             (Format::Table | Format::Wide, FollowEvent::Missed(count)) => {
@@ -148,7 +169,7 @@ async fn follow(context: &mut Context<'_>, args: &FlowsArgs) -> Result<(), Faile
     Ok(())
 }
 
-fn headers(wide: bool) -> Vec<&'static str> {
+fn headers(columns: Columns) -> Vec<&'static str> {
     let mut headers = vec![
         "TIME",
         "DIR",
@@ -162,7 +183,7 @@ fn headers(wide: bool) -> Vec<&'static str> {
         "DURATION",
         "END",
     ];
-    if wide {
+    if columns.wide {
         headers.extend([
             "SOURCE ADDRESS",
             "DESTINATION ADDRESS",
@@ -172,15 +193,15 @@ fn headers(wide: bool) -> Vec<&'static str> {
             "GROUP",
             "CIPHER",
             "ID",
-            "POLICY",
-            "NEAREST MISS",
-            "DRY RUN",
         ]);
     }
+    headers.extend(columns.policy.then_some("POLICY"));
+    headers.extend(columns.wide.then_some("NEAREST MISS"));
+    headers.extend(columns.dry_run.then_some("DRY RUN"));
     headers
 }
 
-fn row(flow: &FlowView, wide: bool) -> Vec<String> {
+fn row(flow: &FlowView, Columns { wide, policy, dry_run }: Columns) -> Vec<String> {
     let started = flow.started.to_string();
     let time = if wide { started } else { time_of_day(&started) };
     let protocol = flow
@@ -210,11 +231,13 @@ fn row(flow: &FlowView, wide: bool) -> Vec<String> {
         row.push(or_dash(tls.map(|tls| &tls.group)));
         row.push(or_dash(tls.map(|tls| &tls.cipher)));
         row.push(flow.id.to_string());
-        row.push(or_dash(flow.policy.as_ref()));
+    }
+    row.extend(policy.then(|| or_dash(flow.policy.as_ref())));
+    if wide {
         let missed = (!flow.missed.is_empty()).then(|| flow.missed.join("; "));
         row.push(or_dash(missed));
-        row.push(or_dash(flow.dry_run.as_ref()));
     }
+    row.extend(dry_run.then(|| or_dash(flow.dry_run.as_ref())));
     row
 }
 

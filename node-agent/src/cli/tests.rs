@@ -69,6 +69,8 @@ async fn a_denied_flow_tells_the_policy_and_what_kept_it_out_and_the_policy_coun
         let ended = adit(&agent.socket, &["flows", "--verdict", "denied", "-o", format]).await;
         golden::check(&format!("cli/flows-denied.{format}"), &ended.out);
     }
+    let would = adit(&agent.socket, &["flows", "--dry-run", "deny"]).await;
+    golden::check("cli/flows-dry-run.table", &would.out);
     let policies = adit(&agent.socket, &["policies", "-n", "shop", "-o", "wide"]).await;
     let friends = policies.out.lines().find(|line| line.contains(" friends ")).unwrap();
     let cells: Vec<&str> = friends.split_whitespace().collect();

@@ -183,7 +183,8 @@ fn allow_list(voice: &Voice, stage: &Stage) -> Result<()> {
     }
     let told = |flow: &Flow| flow.dry_run.as_ref().is_some_and(|dry| dry.contains("would deny"));
     stage.inbound(&stage.pods.batch, "what the allow-list would refuse", told)?;
-    show_cli(voice, stage.node_b(), &["flows", "--dry-run", "deny"])?;
+    let asked = ["flows", "--dry-run", "deny", "--policy", "shop/cart"];
+    show_cli(voice, stage.node_b(), &asked)?;
     voice.pause();
     voice.say("shop/batch has no business there. So:");
     stage.apply(voice, name, "", spec)?;
