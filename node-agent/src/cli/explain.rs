@@ -60,10 +60,10 @@ fn text(view: &ExplainView) -> String {
     }
     if let Some(reason) = &view.reason {
         // The policy that is named then refuses nothing by itself.
-        let nearest = if reason == "denied_no_rule" {
-            ": no rule matches, the nearest is this one"
-        } else {
-            ""
+        let nearest = match (reason.as_str(), &*view.missed) {
+            ("denied_no_rule", []) => ": it has no rule",
+            ("denied_no_rule", _) => ": no rule matches, the nearest is this one",
+            _ => "",
         };
         verdict.push_str(&format!(" ({reason}{nearest})"));
     }

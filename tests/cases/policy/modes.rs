@@ -110,6 +110,18 @@ fn a_port_can_have_a_mode_of_its_own() {
         allowed(cast.plain.netns(), cast.server.at4(port));
         allowed(cast.client.netns(), cast.server.at4(port));
     }
+
+    let [other] = scene.pods([scene.pod("other", Node::B)]);
+    let _echoes = [8080, 8081].map(|port| other.serve(port, server::echo).unwrap());
+    apply(
+        &scene,
+        PEER,
+        "other",
+        "{ selector: { matchLabels: { app: other } }, portLevelMtls: { 8080: { mode: STRICT } } }",
+    );
+    refused(cast.plain.netns(), other.at4(8080));
+    allowed(cast.client.netns(), other.at4(8080));
+    allowed(cast.plain.netns(), other.at4(8081));
 }
 
 #[test]

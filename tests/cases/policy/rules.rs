@@ -144,7 +144,8 @@ fn an_empty_spec_lets_nobody_in_and_explain_says_which_policy_it_was() {
         assert_eq!(answer["route"]["protocol"], "hbone", "{answer}");
         assert!(answer["policy"].as_str().unwrap().starts_with(&named), "{answer}");
         let text = agent.cli_text(&["explain", &from, &to]).unwrap();
-        assert!(text.contains("DENIED") && text.contains(&named), "{text}");
+        let verdict = format!("DENIED by {named} (denied_no_rule: it has no rule)");
+        assert!(text.contains(&verdict), "{text}");
         let plain: Value = agent
             .cli(&["explain", &plain.v4().to_string(), &server.at4(8080).to_string()])
             .unwrap();
