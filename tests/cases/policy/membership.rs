@@ -1,5 +1,6 @@
 //! Flows that are open when one of their ends leaves the mesh, comes back, or is somebody else.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_e2e::wait::{SOON, wait_until};
@@ -21,6 +22,25 @@ fn scene(ns: &str) -> Option<Scene> {
 #[track_caller]
 fn protocol(scene: &Scene, pod: &Pod, protocol: &str) {
     scene.cluster.wait_protocol(pod, protocol).unwrap();
+}
+
+/// The pod is let in as soon as both agents know of the change.
+#[track_caller]
+fn soon_let_in(from: &Pod, to: SocketAddr) {
+    wait_until("to be let in", SOON, || {
+        matches!(from.run(|| client::echo(to, b"let me in")), Ok(Ok(())))
+    })
+    .unwrap();
+}
+
+/// The pod is refused as soon as its own agent no longer captures it.
+#[track_caller]
+fn soon_refused(from: &Pod, to: SocketAddr) {
+    wait_until("to be refused", SOON, || {
+        matches!(from.run(|| client::echo(to, b"let me in")), Ok(Err(_)))
+    })
+    .unwrap();
+    refused(from.netns(), to);
 }
 
 #[test]
@@ -48,8 +68,7 @@ fn a_pod_that_becomes_another_service_account_loses_what_only_the_first_one_may(
     stays.beats();
 
     friend.set_service_account("friend").unwrap();
-    protocol(&scene, &friend, "hbone");
-    allowed(friend.netns(), server.at4(8080));
+    soon_let_in(&friend, server.at4(8080));
 
     // The called pod's callers made sure of who it is; it is that no longer.
     let began = Instant::now();
@@ -57,8 +76,7 @@ fn a_pod_that_becomes_another_service_account_loses_what_only_the_first_one_may(
     let took = stays.reset_after(began);
     measured("open flow cut by the called pod's other service account", took);
     assert!(took < WITHIN, "{took:?}");
-    protocol(&scene, &server, "hbone");
-    allowed(friend.netns(), server.at4(8080));
+    soon_let_in(&friend, server.at4(8080));
 }
 
 #[test]
@@ -79,12 +97,10 @@ fn a_caller_that_leaves_the_mesh_keeps_its_tunnel_and_gets_in_no_more() {
     let mut opens = [&one, &two].map(|pod| Open::new(pod.netns(), to));
 
     one.set_label(MODE, Some("none")).unwrap();
-    protocol(&scene, &one, "plaintext");
-    refused(one.netns(), to);
+    soon_refused(&one, to);
     allowed(two.netns(), to);
     manifests.namespace(&elsewhere, None).unwrap();
-    protocol(&scene, &two, "plaintext");
-    refused(two.netns(), to);
+    soon_refused(&two, to);
     // Who is at the other end of an open tunnel was proved, and still may.
     opens.iter_mut().for_each(Open::beats);
 
@@ -119,10 +135,7 @@ fn a_called_pod_that_leaves_the_mesh_and_comes_back_is_under_its_policies_again(
     server.set_label(MODE, Some("none")).unwrap();
     protocol(&scene, &server, "plaintext");
     // Callers that do not know yet are waited for, and STRICT is in force as long.
-    wait_until("plaintext to be let in", SOON, || {
-        matches!(plain.run(|| client::echo(to, b"let me in")), Ok(Ok(())))
-    })
-    .unwrap();
+    soon_let_in(&plain, to);
 
     // What came while it was in the mesh is the agent's until it ends.
     let began = Instant::now();
