@@ -46,7 +46,7 @@ identity:
   ca: { address: "https://10.0.0.1:15012", root: /r.pem, token: /t, serverName: adit-ca }
 datapath: { pins: /sys/fs/bpf/b, cgroup: /sys/fs/cgroup/b }
 workers: 3
-tunnel: { engine: framing, idleTimeout: 6m, pingInterval: 5s, pingTimeout: 2s, connectTimeout: 250ms, maxStreams: 7, expiredGrace: 0s, unreadLimitMiB: 32 }
+tunnel: { engine: h2, idleTimeout: 6m, pingInterval: 5s, pingTimeout: 2s, connectTimeout: 250ms, maxStreams: 7, expiredGrace: 0s, unreadLimitMiB: 32 }
 plaintext: { keepaliveTime: 2m, keepaliveInterval: 3s }
 admin: { socket: /run/b.sock }
 metrics: { address: "127.0.0.1:1" }
@@ -67,7 +67,7 @@ drain: { deadline: 0s }
     assert_eq!(config.datapath.cgroup.as_deref(), Some(Path::new("/sys/fs/cgroup/b")));
     assert_eq!(config.worker.workers, 3);
     let tunnel = tunnel::Settings {
-        engine: tunnel::Engine::Framing,
+        engine: tunnel::Engine::H2,
         idle_timeout: seconds(360),
         ping_interval: seconds(5),
         ping_timeout: seconds(2),
@@ -97,7 +97,7 @@ fn the_environment_overrides_the_file() {
         ("ADIT_LOG", "trace"),
         ("ADIT_LOG_FORMAT", "json"),
         ("ADIT_WORKERS", "2"),
-        ("ADIT_TUNNEL_ENGINE", "framing"),
+        ("ADIT_TUNNEL_ENGINE", "h2"),
         ("ADIT_CA_SERVICE_HOST", "10.96.0.7"),
     ]);
     let text = format!("{CA}node: b\ncluster: b\ntrustDomain: b\nworkers: 1\nlog: {{filter: b}}\n");
@@ -108,7 +108,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(config.discovery.source.to_string(), "manifests /m");
     assert_eq!((config.log.format, &*config.log.filter), (LogFormat::Json, "trace"));
     assert_eq!(config.worker.workers, 2);
-    assert_eq!(config.tunnel.engine, tunnel::Engine::Framing);
+    assert_eq!(config.tunnel.engine, tunnel::Engine::H2);
 }
 
 #[test]

@@ -132,8 +132,8 @@ impl TestAgent {
     ) -> Self {
         let TestSettings { lifetime, mut tunnel } = settings;
         // The engines speak with each other.
-        if node == "a" {
-            tunnel.engine = tunnel::Engine::Framing;
+        if node != "a" {
+            tunnel.engine = tunnel::Engine::H2;
         }
         let (trigger, shutdown) = shutdown::channel();
         let (recorder, records) = observer::channel(1 << 16);

@@ -16,9 +16,9 @@ use super::{framing, h2};
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// The `h2` crate.
-    #[default]
     H2,
     /// This agent's own framing.
+    #[default]
     Framing,
 }
 

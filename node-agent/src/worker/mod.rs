@@ -1,4 +1,4 @@
-//! The data-plane threads: each a current-thread runtime with its own pods' listeners, tunnels and
+//! The data-plane threads: each a runtime of its own with its own pods' listeners, tunnels and
 //! flows. A flow never leaves its worker, so that nothing on its way is shared; this side of the
 //! command channel is [`Workers`].
 
@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +20,7 @@ use adit_core::identity::SpiffeId;
 use adit_core::workload::PodUid;
 use adit_core::world::Changes;
 use futures_util::future::{BoxFuture, join_all};
-use tokio::runtime;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::datapath::{EnrolledPod, Listeners};
@@ -57,7 +58,7 @@ pub struct Context {
     /// Where flow records go.
     pub recorder: Recorder,
     /// The control runtime, which shakes hands.
-    pub control: runtime::Handle,
+    pub control: Handle,
     /// What can be set about tunnels.
     pub tunnel: tunnel::Settings,
     /// What can be set about flows.
@@ -139,10 +140,11 @@ pub fn start(settings: Settings, context: &Context) -> io::Result<Workers> {
     for (index, receiver) in receivers.into_iter().enumerate() {
         let peers = balance::Peers::new(&links);
         let (context, budget) = (context.clone(), budget.clone());
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || run::run(&runtime, (index, peers), &context, budget, receiver))?;
+        let (started, ready) = sync_channel(1);
+        thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            run::run(&started, (index, peers), &context, budget, receiver);
+        })?;
+        ready.recv().map_err(|_ended| io::Error::other("a worker has ended"))??;
     }
     Ok(Workers { links })
 }

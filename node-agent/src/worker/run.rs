@@ -1,13 +1,14 @@
 //! One worker's thread: the command loop.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use adit_core::flow::CloseReason;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 
 use super::balance::Peers;
 use super::essential::essential;
@@ -22,16 +23,21 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long tunnels may take to send what is left in them once their flows have ended.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Runs the thread.
+/// Runs the thread; tells at once whether it could be set up.
 pub(super) fn run(
-    runtime: &Runtime,
+    started: &SyncSender<io::Result<()>>,
     (index, peers): (usize, Peers),
     context: &Context,
     budget: Budget,
     commands: mpsc::UnboundedReceiver<Command>,
 ) {
-    let local = LocalSet::new();
-    local.block_on(runtime, async move {
+    let built = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime: LocalRuntime = match built {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    drop(started.send(Ok(())));
+    runtime.block_on(async move {
         let certificates = context.certificates.clone();
         let handshakes =
             Handshakes::new(context.control.clone(), certificates, context.tunnel.clone());
