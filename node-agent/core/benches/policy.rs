@@ -196,6 +196,7 @@ fn pod(namespace: &str) -> Workload {
         phase: Phase::Active,
         owner: Owner { kind: Arc::from("pod"), name: Arc::from("pod") },
         labels: BTreeMap::from(labels.map(|(key, value)| (Arc::from(key), Arc::from(value)))),
+        probed: Vec::new(),
         netns: None,
     }
 }

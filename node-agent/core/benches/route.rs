@@ -100,6 +100,7 @@ fn pod(number: u32) -> Workload {
         phase: Phase::Active,
         owner: Owner { kind: Arc::from("deployment"), name: Arc::from("pod") },
         labels: BTreeMap::new(),
+        probed: Vec::new(),
         netns: None,
     }
 }

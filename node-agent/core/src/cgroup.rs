@@ -22,6 +22,17 @@ pub fn pod_of(file: &str) -> Option<PodUid> {
     found
 }
 
+/// Whether a file `/proc/<pid>/cgroup` names a cgroup of any pod's. To a reader with a cgroup namespace
+/// of its own, paths begin at the reader's and may lack `kubepods`: `/../../pod<uid>/<id>`.
+#[must_use]
+pub fn is_in_a_pod(file: &str) -> bool {
+    let mut paths = file.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.any(|path| {
+        let mut components = path.split('/');
+        components.any(|name| name.starts_with("kubepods") || name.starts_with("pod"))
+    })
+}
+
 fn pod_on(path: &str) -> Option<PodUid> {
     let mut components = path.split('/').skip_while(|name| !name.starts_with("kubepods"));
     components.find_map(|name| {
@@ -93,6 +104,20 @@ mod tests {
             "0::/kubepods/pod0d0ba8a6-1f3c-4b37-9d5e-0f6f0d4d3f1/x",
         ] {
             assert_eq!(pod(file), None, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_in_a_pod_wherever_its_path_begins() {
+        for path in [
+            "/kubepods/burstable/pod0d0ba8a6/x",
+            "/kubepods.slice/kubepods-pod1.slice/cri-1.scope",
+            "/../../pod0d0ba8a6-1f3c-4b37-9d5e-0f6f0d4d3f11/x",
+        ] {
+            assert!(is_in_a_pod(&format!("1:name=systemd:/\n0::{path}\n")), "{path}");
+        }
+        for path in ["/system.slice/kubelet.service", "/", "/../../../lab-n1"] {
+            assert!(!is_in_a_pod(&format!("0::{path}\n")), "{path}");
         }
     }
 }

@@ -54,6 +54,8 @@ pub enum PlaintextReason {
     /// The source is an enrolled pod, and its connection came in plaintext all the same: it is
     /// older than the enrolment, or the other node's agent does not know of this pod yet.
     SourceBypassed,
+    /// The source is the kubelet, at a port that it probes (inbound).
+    Probe,
 }
 
 /// One end of a flow.
@@ -288,6 +290,7 @@ impl PlaintextReason {
             Self::SamePod => "same_pod",
             Self::UnknownSource => "unknown_source",
             Self::SourceBypassed => "source_bypassed",
+            Self::Probe => "probe",
         }
     }
 }

@@ -240,6 +240,7 @@ mod tests {
             phase: Phase::Active,
             owner: Owner { kind: "deployment".into(), name: "cart".into() },
             labels: BTreeMap::from([("version".into(), "v2".into())]),
+            probed: Vec::new(),
             netns: None,
         }
     }

@@ -91,6 +91,8 @@ pub struct Workload {
     pub owner: Owner,
     /// Its labels.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// The ports that its kubelet connects to, for probes and lifecycle hooks.
+    pub probed: Vec<u16>,
     /// The annotation `adit.dev/netns`: the path of its network namespace, where the manifests
     /// source names one.
     pub netns: Option<Arc<str>>,

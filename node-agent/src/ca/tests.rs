@@ -346,6 +346,7 @@ fn pod(name: &str, node: &str, phase: PodPhase) -> Delta {
         phase,
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
+        probed: Vec::new(),
         netns: None,
     })
 }

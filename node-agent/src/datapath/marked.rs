@@ -11,11 +11,11 @@ use rtnetlink::sys::{Socket, SocketAddr};
 
 use crate::sys::netns::Netns;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
-const NETLINK_SOCK_DIAG: isize = 4;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
+pub(super) const IPPROTO_TCP: u8 = 6;
+pub(super) const NETLINK_SOCK_DIAG: isize = 4;
+pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
@@ -81,7 +81,7 @@ fn request(family: u8) -> Vec<u8> {
 }
 
 /// The netlink messages in a datagram: kind and body.
-fn messages(mut data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn messages(mut data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*data.first_chunk()?) as usize;
         let kind = u16::from_ne_bytes(*data.get(4..)?.first_chunk()?);

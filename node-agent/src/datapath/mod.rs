@@ -7,6 +7,7 @@ pub mod cleanup;
 pub mod fake;
 mod hold;
 pub mod kernel;
+pub mod kubelet;
 pub mod lock;
 mod maps;
 mod marked;

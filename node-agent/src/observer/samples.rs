@@ -163,6 +163,7 @@ fn pod(uid: &str, name: &str, app: &str, address: &str, node: &str) -> Workload 
         phase: Phase::Active,
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(app) },
         labels: BTreeMap::new(),
+        probed: Vec::new(),
         netns: None,
     }
 }

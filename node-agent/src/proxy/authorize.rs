@@ -4,10 +4,37 @@ use std::sync::Arc;
 
 use adit_core::flow::{CloseReason, FlowContext};
 use adit_core::policy::{self, Decision, Denied, Permit};
+use adit_core::world::World;
 
 use super::Stages;
 use super::accept::Arrived;
 use super::flows::Flow;
+use crate::datapath::kubelet;
+
+/// The permit of a plaintext connection that is the kubelet's, to a port that the pod asks it to probe.
+/// Nobody else is asked for: another process of the node is a plaintext peer like any other.
+pub(super) async fn probe(stages: &Stages, flow: &Flow, arrived: &Arrived) -> Option<Permit> {
+    if arrived.tunnel.is_some() || !may_be_probe(&stages.worlds.load(), arrived) {
+        return None;
+    }
+    match kubelet::opened(arrived.source, arrived.dialled).await {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(error) => {
+            tracing::warn!(pod = %arrived.pod.name, %error, "cannot see whether a connection is the kubelet's: taken for a stranger's");
+            return None;
+        }
+    }
+    let permit = policy::probe(&stages.worlds.load(), &arrived.pod.uid, arrived.dialled)?;
+    flow.is_probe();
+    Some(permit)
+}
+
+/// Not what comes from a pod's own address: most does, and its end is not in the host's namespace.
+fn may_be_probe(world: &World, arrived: &Arrived) -> bool {
+    world.workload_at(arrived.source.ip()).is_none_or(|source| source.host_network)
+        && policy::probe(world, &arrived.pod.uid, arrived.dialled).is_some()
+}
 
 /// Decides on a flow that is registered already, so that no change of the world can miss it.
 pub(super) fn inbound(

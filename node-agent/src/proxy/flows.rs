@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use adit_core::flow::{
-    CloseReason, Direction, FlowContext, FlowId, FlowRecord, Moved, Party, Protocol,
+    CloseReason, Direction, FlowContext, FlowId, FlowRecord, Moved, Party, PlaintextReason,
+    Protocol,
 };
 use adit_core::policy::Grounds;
 use adit_core::recheck::{self, Recheck};
@@ -292,6 +293,12 @@ impl Flow {
         if permitted {
             self.announce();
         }
+    }
+
+    /// Notes that an inbound flow is the kubelet's. No policy let it in, so none can end it.
+    pub(super) fn is_probe(&self) {
+        self.live.record.borrow_mut().protocol = Protocol::Plaintext(PlaintextReason::Probe);
+        self.announce();
     }
 
     /// Tells the observer that the flow is under way.

@@ -150,7 +150,10 @@ async fn to_application(
     flow: &Flow,
     arrived: &Arrived,
 ) -> Result<End<tcp::Reader, tcp::Writer>, CloseReason> {
-    let permit = authorize::inbound(stages, flow, arrived)?;
+    let permit = match authorize::probe(stages, flow, arrived).await {
+        Some(permit) => permit,
+        None => authorize::inbound(stages, flow, arrived)?,
+    };
     connect::inward(stages, arrived, &permit).await
 }
 

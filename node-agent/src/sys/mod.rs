@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod errno;
 pub mod interfaces;
+pub mod kubelet;
 pub mod locks;
 pub mod mount;
 pub mod netns;

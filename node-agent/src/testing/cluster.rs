@@ -35,6 +35,7 @@ pub fn pod(namespace: &str, name: &str, node: &str, address: IpAddr) -> Workload
         phase: Phase::Active,
         owner: Owner { kind: Arc::from("deployment"), name: Arc::from(name) },
         labels: BTreeMap::new(),
+        probed: Vec::new(),
         netns: Some(Arc::from(format!("/run/netns/{name}"))),
     }
 }

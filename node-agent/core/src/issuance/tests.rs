@@ -162,6 +162,7 @@ fn pod(account: &str, name: &str, node: Option<&str>, phase: Phase) -> Workload 
         phase,
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
+        probed: Vec::new(),
         netns: None,
     }
 }

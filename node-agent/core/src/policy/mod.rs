@@ -23,6 +23,8 @@ mod trace;
 mod verdict;
 mod walk;
 
+use std::net::SocketAddr;
+
 pub use evaluate::Miss;
 pub use index::Level;
 pub use invalid::{Gap, GapReason, Invalid, Why};
@@ -39,7 +41,7 @@ pub use trace::{Answer, Step, Trace};
 pub use verdict::{Decision, Denied, DryRun, Grounds, Permit, RuleRef};
 
 use crate::flow::FlowContext;
-use crate::workload::Workload;
+use crate::workload::{PodUid, Workload};
 use crate::world::World;
 use facts::Facts;
 use trace::Scribe;
@@ -60,6 +62,16 @@ pub fn explain(world: &World, flow: &FlowContext) -> Trace {
     let (mut enforced, mut dry_run) = (Scribe::default(), Scribe::default());
     let decision = ask(world, flow, &mut enforced, &mut dry_run);
     Trace { decision, steps: enforced.steps, dry_run: dry_run.steps }
+}
+
+/// The permit for a connection of the kubelet's to a port that the pod asks it to probe. Policies have
+/// no say in it, as in a cluster without a mesh: a pod whose probes fail is taken from its services,
+/// or ended. Whether the connection is the kubelet's, the caller has to know.
+#[must_use]
+pub fn probe(world: &World, pod: &PodUid, dialled: SocketAddr) -> Option<Permit> {
+    let pod = world.workload(pod)?;
+    let asked = pod.probed.contains(&dialled.port()) && pod.addresses.contains(&dialled.ip());
+    asked.then_some(Permit { destination: dialled })
 }
 
 fn ask(

@@ -400,6 +400,7 @@ fn pod(
         phase: Phase::Active,
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
+        probed: Vec::new(),
         netns: None,
     };
     change(&mut pod);

@@ -229,6 +229,7 @@ fn workload(name: &str, addresses: &[&str], change: impl FnOnce(&mut Workload)) 
         phase: Phase::Active,
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
+        probed: Vec::new(),
         netns: None,
     };
     change(&mut pod);

@@ -10,6 +10,7 @@ mod endpoints;
 mod ledger;
 mod pod;
 mod policy;
+mod probes;
 mod read;
 mod service;
 mod snapshot;

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::discovery::translate::{
-    Invalid, MODE_LABEL, host_address, is_tcp, labels, object_name, port_name, port_number,
+    Invalid, MODE_LABEL, host_address, is_tcp, labels, object_name, port_name, port_number, probes,
 };
 
 /// The annotation that names a pod's network namespace.
@@ -53,6 +53,7 @@ pub fn pod(object: &Pod, trust_domain: &TrustDomain) -> Result<PodFacts, Invalid
         phase: phase(metadata, status)?,
         owner: owner(metadata, &labels, &name)?,
         labels,
+        probed: probes::ports(spec),
         netns: None,
         name,
     };

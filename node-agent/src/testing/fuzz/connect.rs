@@ -74,6 +74,7 @@ fn workload(choices: &mut Choices<'_>) -> Option<Workload> {
             ("app".into(), choices.text().into()),
             ("version".into(), choices.text().into()),
         ]),
+        probed: Vec::new(),
         netns: None,
     })
 }

@@ -31,6 +31,7 @@ const CASES: &[Case] = &[
     ("exec, logs and port-forward work on enrolled pods", cases::traffic::kubectl),
     ("a new pod is enrolled before its first container connects", cases::enrol::new_pod),
     ("STRICT refuses a stranger and nobody else", cases::policy::strict),
+    ("probes work under STRICT, and nobody else gets in by them", cases::probes::under_strict),
     ("an AuthorizationPolicy refuses whom it names, and says so", cases::policy::deny),
     ("the agent's pod is deleted: connections wait and succeed", cases::lifecycle::agent_deleted),
     ("without an agent only pods that must be enrolled wait", cases::lifecycle::no_agent),

@@ -105,6 +105,7 @@ impl<'a> Choices<'a> {
             phase: Phase::Active,
             owner: Owner { kind: Arc::from("pod"), name: Arc::from("pod") },
             labels: labels(chosen),
+            probed: Vec::new(),
             netns: None,
         }
     }

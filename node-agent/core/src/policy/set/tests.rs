@@ -125,6 +125,7 @@ fn pod(namespace: &str, app: &str) -> Delta {
             (Arc::from("app"), Arc::from(app)),
             (Arc::from("version"), Arc::from("v1")),
         ]),
+        probed: Vec::new(),
         netns: None,
     })
 }

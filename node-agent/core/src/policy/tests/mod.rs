@@ -18,6 +18,7 @@ mod closed;
 mod fields;
 mod outcome;
 mod peer;
+mod probe;
 mod recheck;
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -91,6 +92,7 @@ fn pod() -> Workload {
             (Arc::from("app"), Arc::from("cart")),
             (Arc::from("version"), Arc::from("v1")),
         ]),
+        probed: vec![8081],
         netns: None,
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod enrol;
 pub(crate) mod install;
 pub(crate) mod lifecycle;
 pub(crate) mod policy;
+pub(crate) mod probes;
 pub(crate) mod traffic;
 
 /// The namespace that is opted in and out.
