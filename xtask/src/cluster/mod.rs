@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 
 use crate::image;
-use crate::step::{execute, step};
+use crate::step::{cargo, execute, step};
 use crate::test::{build, is_root};
 
 /// Where what was built is kept, unless ADIT_K8S_ROOT names another place.
@@ -38,6 +38,8 @@ pub(crate) enum Action {
         #[arg(long)]
         dev: bool,
     },
+    /// The tests that need a real API server, and then the walk: what CI runs of it
+    Ci,
     /// Run kubectl against the cluster
     Kubectl {
         /// What kubectl is told
@@ -58,10 +60,12 @@ pub(crate) fn run(root: &Path, action: &Action) -> Result<()> {
         Action::Prepare => cluster.prepare(),
         Action::Up => cluster.up(),
         Action::Load { dev } => cluster.load(*dev),
-        Action::Test { keep, dev } => {
-            let tested = cluster.test(*dev);
-            let ended = if *keep { Ok(()) } else { cluster.down() };
-            tested.and(ended)
+        Action::Test { keep: true, dev } => cluster.test(*dev),
+        Action::Test { keep: false, dev } => cluster.test(*dev).and(cluster.down()),
+        Action::Ci => {
+            cluster.prepare()?;
+            cluster.api_server_tests()?;
+            cluster.test(true).and(cluster.down())
         }
         Action::Kubectl { arguments } => execute(cluster.script("kubectl.sh").args(arguments)),
         Action::Down => cluster.down(),
@@ -109,6 +113,16 @@ impl<'a> Cluster<'a> {
         step("cases", || execute(&mut command))
     }
 
+    /// Discovery and the CA against etcd and kube-apiserver alone. None of them is left out.
+    fn api_server_tests(&self) -> Result<()> {
+        step("API server tests", || {
+            let arguments = ["test", "--locked", "-p", "adit", "--test", "apiserver"];
+            let mut tests = cargo(self.root, &arguments);
+            tests.env("ADIT_K8S_ROOT", &self.cache).env("ADIT_K8S_REQUIRE", "1");
+            execute(&mut tests)
+        })
+    }
+
     fn load(&self, dev: bool) -> Result<()> {
         let archive = image::run(self.root, &image::Options::dev(dev))?;
         for node in ["n1", "n2"] {
@@ -123,7 +137,7 @@ impl<'a> Cluster<'a> {
             .filter(|tool| Command::new(tool).arg("--help").output().is_err())
             .collect();
         if !missing.is_empty() {
-            bail!("these programs are missing: {}", missing.join(", "));
+            bail!("the cluster needs these programs, and they are missing: {}", missing.join(", "));
         }
         let parent = self.cache.parent().context("ADIT_K8S_ROOT must be an absolute path")?;
         std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
