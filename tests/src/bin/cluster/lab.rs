@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adit_e2e::netns::Netns;
 use adit_e2e::wait::wait_for;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 /// The nodes.
@@ -61,6 +61,24 @@ impl Lab {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Ends a part of a node and starts it again.
+    pub(crate) fn restart(&self, node: &str, part: &str) -> Result<()> {
+        self.run("restart.sh", &[node, part])
+    }
+
+    /// Starts a part of the control plane, or ends the API server: `api`, `stop-api`.
+    pub(crate) fn control_plane(&self, action: &str) -> Result<()> {
+        self.run("control.sh", &[action])
+    }
+
+    /// What is started goes on afterwards, so its output is nobody's.
+    fn run(&self, script: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = self.command(script, arguments);
+        let status = command.stdout(Stdio::null()).status().context("a script of the cluster")?;
+        ensure!(status.success(), "{script} {}: {status}", arguments.join(" "));
+        Ok(())
     }
 
     /// Runs a command where the API server is.

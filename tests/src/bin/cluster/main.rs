@@ -30,11 +30,18 @@ const CASES: &[Case] = &[
     ("nothing of the namespace crosses between the nodes in plaintext", cases::traffic::secret),
     ("exec, logs and port-forward work on enrolled pods", cases::traffic::kubectl),
     ("a new pod is enrolled before its first container connects", cases::enrol::new_pod),
+    (
+        "a StatefulSet is reached by its pods' names; a CronJob's pod completes",
+        cases::objects::stateful_set_and_cron_job,
+    ),
     ("STRICT refuses a stranger and nobody else", cases::policy::strict),
     ("probes work under STRICT, and nobody else gets in by them", cases::probes::under_strict),
     ("an AuthorizationPolicy refuses whom it names, and says so", cases::policy::deny),
     ("the agent's pod is deleted: connections wait and succeed", cases::lifecycle::agent_deleted),
     ("without an agent only pods that must be enrolled wait", cases::lifecycle::no_agent),
+    ("all agents are rolled out again under traffic", cases::upheaval::rollout_restart),
+    ("kubelet and containerd are restarted under traffic", cases::upheaval::kubelet_and_containerd),
+    ("the API server is away for a minute", cases::upheaval::api_server_away),
     ("removing the label withdraws the pods; open connections live on", cases::enrol::unlabel),
     ("uninstalling leaves pods talking and nothing on the nodes", cases::install::uninstall),
 ];

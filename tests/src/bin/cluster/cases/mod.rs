@@ -3,9 +3,11 @@
 pub(crate) mod enrol;
 pub(crate) mod install;
 pub(crate) mod lifecycle;
+pub(crate) mod objects;
 pub(crate) mod policy;
 pub(crate) mod probes;
 pub(crate) mod traffic;
+pub(crate) mod upheaval;
 
 /// The namespace that is opted in and out.
 const SHOP: &str = "shop";

@@ -1,0 +1,77 @@
+//! What is restarted, or away, around pods that talk.
+
+use std::time::Duration;
+
+use adit_e2e::wait::wait_for;
+use anyhow::{Context as _, Result, ensure};
+
+use super::{PODS, SHOP};
+use crate::lab::Lab;
+
+/// Connections from one node to the other, one after the other, for `seconds`, while something is done
+/// to them. None may fail.
+fn under_traffic(lab: &Lab, seconds: u32, act: impl FnOnce() -> Result<()>) -> Result<String> {
+    let (client, _) = lab.pod(SHOP, "client", "n1")?;
+    let (_, server) = lab.pod(SHOP, "web", "n2")?;
+    let url = format!("http://{server}:8080/");
+    let period = format!("{seconds}s");
+    let every = ["-n", SHOP, "exec", &client, "--", "/testapp", "every", "50ms", &period, &url];
+    let opened = lab.start_kubectl(&every)?;
+    let acted = act();
+    let opened = opened.wait_with_output().context("the connections")?;
+    acted?;
+    let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
+    ensure!(opened.contains("failed=0"), "{opened}");
+    Ok(opened)
+}
+
+pub(crate) fn rollout_restart(lab: &Lab) -> Result<String> {
+    let seen = under_traffic(lab, 40, || {
+        lab.kubectl(&["-n", "adit-system", "rollout", "restart", "daemonset/adit"])?;
+        let status = ["-n", "adit-system", "rollout", "status", "daemonset/adit", "--timeout=90s"];
+        lab.kubectl(&status).map(drop)
+    })?;
+    lab.wait_enrolled(SHOP, PODS)?;
+    Ok(seen)
+}
+
+/// The exec that carries the traffic of the case would end with its node's kubelet or containerd: the
+/// server's are restarted.
+pub(crate) fn kubelet_and_containerd(lab: &Lab) -> Result<String> {
+    let seen = under_traffic(lab, 15, || {
+        for part in ["containerd", "kubelet"] {
+            lab.restart("n2", part)?;
+        }
+        lab.kubectl(&["wait", "--for=condition=Ready", "node/n2", "--timeout=60s"]).map(drop)
+    })?;
+    lab.wait_enrolled(SHOP, PODS)?;
+    // What comes afterwards is enrolled as before.
+    lab.kubectl(&["apply", "-f", &lab.file("manifests/late.yaml")])?;
+    lab.kubectl(&["-n", SHOP, "wait", "--for=condition=Ready", "pod/late", "--timeout=60s"])?;
+    lab.kubectl(&["delete", "-f", &lab.file("manifests/late.yaml"), "--grace-period=1"])?;
+    Ok(seen)
+}
+
+pub(crate) fn api_server_away(lab: &Lab) -> Result<String> {
+    let (client, _) = lab.pod(SHOP, "client", "n1")?;
+    let (_, server) = lab.pod(SHOP, "web", "n2")?;
+    // In the pod's own background: an exec needs the API server.
+    let command = format!("/testapp every 50ms 60s http://{server}:8080/ >/tmp/seen 2>&1 &");
+    lab.exec(SHOP, &client, &["/bin/sh", "-c", &command])?;
+    lab.control_plane("stop-api")?;
+    let file = "cat /run/containerd/io.containerd.runtime.v2.task/k8s.io/*/rootfs/tmp/seen";
+    let seen = wait_for("the traffic to end", Duration::from_secs(120), || {
+        let said = lab.on_node("n1", &["sh", "-c", file]).unwrap_or_default();
+        Ok(said.contains("ok=").then_some(said))
+    });
+    lab.control_plane("api")?;
+    let seen = seen?;
+    ensure!(seen.contains("failed=0"), "{seen}");
+    lab.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=90s"])?;
+    lab.wait_enrolled(SHOP, PODS)?;
+    // The agents hear again.
+    lab.kubectl(&["apply", "-f", &lab.file("manifests/late.yaml")])?;
+    lab.kubectl(&["-n", SHOP, "wait", "--for=condition=Ready", "pod/late", "--timeout=60s"])?;
+    lab.kubectl(&["delete", "-f", &lab.file("manifests/late.yaml"), "--grace-period=1"])?;
+    Ok(seen.trim().to_owned())
+}
