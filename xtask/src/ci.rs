@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::Result;
 
 use crate::step::{cargo, execute, step};
-use crate::{arch, bench, ebpf, kernels, proto, test};
+use crate::{arch, bench, cluster, ebpf, kernels, proto, test};
 
 /// Runs every check; the first failure ends it.
 pub(crate) fn run(root: &Path) -> Result<()> {
@@ -18,6 +18,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     })?;
     step("arch", || arch::run(root))?;
     test::unit(root, true)?;
+    cluster::say_what_is_left_out();
     step("docs", || {
         let mut doc = cargo(root, &["doc", "--workspace", "--no-deps", "--locked"]);
         execute(doc.env("RUSTDOCFLAGS", "-D warnings"))
