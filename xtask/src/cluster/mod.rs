@@ -61,11 +61,11 @@ pub(crate) fn run(root: &Path, action: &Action) -> Result<()> {
         Action::Up => cluster.up(),
         Action::Load { dev } => cluster.load(*dev),
         Action::Test { keep: true, dev } => cluster.test(*dev),
-        Action::Test { keep: false, dev } => cluster.test(*dev).and(cluster.down()),
+        Action::Test { keep: false, dev } => cluster.test_and_end(*dev),
         Action::Ci => {
             cluster.prepare()?;
             cluster.api_server_tests()?;
-            cluster.test(true).and(cluster.down())
+            cluster.test_and_end(true)
         }
         Action::Kubectl { arguments } => execute(cluster.script("kubectl.sh").args(arguments)),
         Action::Down => cluster.down(),
@@ -122,6 +122,13 @@ impl<'a> Cluster<'a> {
         command.env("ADIT_K8S_ROOT", &self.cache);
         command.env("ADIT_K8S_SCRIPTS", self.root.join("tests/cluster"));
         step("cases", || execute(&mut command))
+    }
+
+    /// The cluster ends whatever the tests say.
+    fn test_and_end(&self, dev: bool) -> Result<()> {
+        let tested = self.test(dev);
+        let ended = self.down();
+        tested.and(ended)
     }
 
     /// Discovery and the CA against etcd and kube-apiserver alone. None of them is left out.
