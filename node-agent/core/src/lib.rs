@@ -22,6 +22,7 @@ pub mod issuance;
 pub mod policy;
 pub mod pool;
 pub mod recheck;
+pub mod root_rotation;
 pub mod rotation;
 pub mod route;
 pub mod term;

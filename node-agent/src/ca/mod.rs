@@ -145,20 +145,23 @@ impl Bound {
     /// [`CaError`].
     pub async fn bind(options: ServeOptions, worlds: Worlds) -> Result<Self, CaError> {
         let clock = Clock::system();
-        let (authority, callers, agent, keeper) = match &options.backing {
+        let (signing, callers, agent, keeper) = match &options.backing {
             Backing::Files { directory, tokens } => {
                 let authority = Authority::load(directory)?;
                 authority.require_domain(&options.trust_domain)?;
-                (authority, Callers::Tokens(Tokens::open(tokens)?), ObjectName::new("", ""), None)
+                let callers = Callers::Tokens(Tokens::open(tokens)?);
+                (Signing::fixed(authority), callers, ObjectName::new("", ""), None)
             }
             Backing::Kubernetes(settings) => {
                 let opened = Box::pin(kubernetes::open(settings, &options.trust_domain, &clock));
                 let (reviews, authority, keeper) = opened.await;
                 // A source that is gone lists nothing: then nobody is granted anything.
                 let _listed = worlds.synced().wait_for(|synced| *synced).await.is_ok();
-                (authority, Callers::Reviews(reviews), settings.agent.clone(), Some(keeper))
+                let signing = Signing::shared(authority);
+                (signing, Callers::Reviews(reviews), settings.agent.clone(), Some(keeper))
             }
         };
+        let authority = signing.load();
         let left = authority.not_after().duration_since(clock.now());
         if left.is_ok_and(|left| left < EXPIRES_SOON) {
             warn!("the CA's certificate expires within 30 days; make a new intermediate");
@@ -170,7 +173,7 @@ impl Bound {
         let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let service = Service {
-            signing: Arc::new(Signing::new(authority)),
+            signing: Arc::new(signing),
             callers,
             worlds,
             rules: Rules { trust_domain: options.trust_domain, agent },

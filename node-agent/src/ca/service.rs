@@ -19,12 +19,12 @@ use tracing::{error, info, warn};
 
 use crate::discovery::Worlds;
 use crate::identity::Clock;
-use crate::pki::{Csr, CsrError, Issued, MAX_LIFETIME, PkiError, to_pem};
+use crate::pki::{Authority, Csr, CsrError, Issued, MAX_LIFETIME, PkiError, to_pem};
 use crate::proto::istio_ca::istio_certificate_service_server::IstioCertificateService;
 use crate::proto::istio_ca::{IstioCertificateRequest, IstioCertificateResponse};
 
 use super::authn::{Callers, NoCaller};
-use super::signing::Signing;
+use super::signing::{Signing, Unread};
 
 /// Requests that a node may make at once; a node with this many identities starts unhindered.
 const BURST: u32 = 200;
@@ -61,6 +61,8 @@ enum Refused {
     Identity(TrustDomain),
     #[error("a negative validity cannot be")]
     Validity,
+    #[error(transparent)]
+    Unread(#[from] Unread),
     #[error("the CA cannot sign")]
     Sign(#[from] PkiError),
 }
@@ -74,13 +76,14 @@ impl Refused {
             Self::Identity(_) => "no_identity",
             Self::Denied(why) => why.as_label(),
             Self::Validity => "validity",
+            Self::Unread(_) => "keys_not_read",
             Self::Sign(_) => "cannot_sign",
         }
     }
 
     const fn code(&self) -> Code {
         match self {
-            Self::Caller(NoCaller::Unreviewed(_)) => Code::Unavailable,
+            Self::Caller(NoCaller::Unreviewed(_)) | Self::Unread(_) => Code::Unavailable,
             Self::Caller(_) => Code::Unauthenticated,
             Self::Denied(why) if why.is_of_caller() => Code::Unauthenticated,
             Self::Denied(_) => Code::PermissionDenied,
@@ -100,7 +103,7 @@ impl IstioCertificateService for Service {
         let mut known =
             Known { peer: request.remote_addr().map(|peer| peer.to_string()), ..Known::default() };
         match self.answer(&request, &mut known).await {
-            Ok((grant, issued)) => {
+            Ok((grant, issued, authority)) => {
                 let Known { peer, identity, .. } = &known;
                 info!(
                     identity = identity.as_ref().map(tracing::field::display),
@@ -111,7 +114,6 @@ impl IstioCertificateService for Service {
                     peer,
                     "certificate issued"
                 );
-                let authority = self.signing.load();
                 let roots = authority.roots().certificates();
                 let chain = issued.chain.iter().map(to_pem);
                 let root = roots.iter().map(to_pem).collect::<String>();
@@ -148,7 +150,7 @@ impl Service {
         &self,
         request: &Request<IstioCertificateRequest>,
         known: &mut Known,
-    ) -> Result<(Grant, Issued), Refused> {
+    ) -> Result<(Grant, Issued, Arc<Authority>), Refused> {
         let header = request.metadata().get("authorization");
         let header = header.map(|value| value.as_bytes());
         let caller = self.callers.authenticate(header, self.clock.now()).await?;
@@ -173,8 +175,9 @@ impl Service {
                 .map(Duration::from_secs)
                 .map_err(|_negative| Refused::Validity)?,
         };
-        let issued = self.signing.load().issue(&csr, &identity, lifetime, self.clock.now())?;
-        Ok((grant, issued))
+        let authority = self.signing.current()?;
+        let issued = authority.issue(&csr, &identity, lifetime, self.clock.now())?;
+        Ok((grant, issued, authority))
     }
 
     /// Asks again, for a short time, as the world changes: an agent may hear of a new pod a moment

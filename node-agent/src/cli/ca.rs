@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use crate::ca;
 use crate::ca::init::{self, InitOptions};
 use crate::ca::{Backing, ServeOptions};
+use crate::cli::ca_rotate::{self, RotateArgs};
 use crate::cli::output::{self, Table};
 use crate::cli::{Context, Failed, Local};
 use crate::discovery::{Source, kubernetes, manifests};
@@ -22,6 +23,8 @@ pub(super) enum CaCommand {
     Init(InitArgs),
     /// Sign certificates for agents, over TLS
     Serve(Box<ServeArgs>),
+    /// Replace the root of a CA on Kubernetes, without a connection that fails
+    Rotate(RotateArgs),
 }
 
 #[derive(Debug, Args)]
@@ -127,6 +130,7 @@ pub(super) fn run(
     match command {
         CaCommand::Init(args) => make(context, args),
         CaCommand::Serve(args) => Ok((local.ca_serve)(args.options()?)?),
+        CaCommand::Rotate(args) => ca_rotate::run(context, args),
     }
 }
 
@@ -199,7 +203,7 @@ fn trust_domain(text: &str) -> Result<TrustDomain, ParseError> {
 }
 
 /// RFC 1123, as Kubernetes names namespaces and services.
-fn label(text: &str) -> Result<String, &'static str> {
+pub(super) fn label(text: &str) -> Result<String, &'static str> {
     if text.contains('.') || text.len() > 63 {
         return Err("not of [a-z0-9-]{1,63}");
     }
@@ -207,7 +211,7 @@ fn label(text: &str) -> Result<String, &'static str> {
 }
 
 /// RFC 1123, as Kubernetes names most objects.
-fn name(text: &str) -> Result<String, &'static str> {
+pub(super) fn name(text: &str) -> Result<String, &'static str> {
     // An identity is made of the same characters.
     let domain = TrustDomain::parse("x").and_then(|domain| SpiffeId::try_new(domain, text, text));
     domain.map(|_named| text.to_owned()).map_err(|_not| "not a Kubernetes name, of [a-z0-9.-]")

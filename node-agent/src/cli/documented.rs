@@ -56,6 +56,8 @@ fn the_page_lists_exactly_the_fields_of_every_view() {
         ("Finding", keys(&golden("doctor.json")[0])),
         ("Versions", keys(&golden("version.json"))),
         ("File", keys(&golden("ca-init.json")[0])),
+        ("Rotation", keys(&golden("ca-rotate-distributing.json"))),
+        ("Root", keys(&golden("ca-rotate-distributing.json")["roots"][0])),
     ];
     let section = PAGE.split("\n## Fields\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let mut documented = BTreeMap::new();

@@ -2,6 +2,7 @@
 //! itself becomes (the agent, the CA) or does to the node is handed in as [`Local`].
 
 mod ca;
+mod ca_rotate;
 mod certs;
 mod cleanup;
 mod client;
@@ -99,7 +100,7 @@ struct Global {
 enum Command {
     /// Run the node agent
     Run(RunOptions),
-    /// Make a certificate authority, or be one
+    /// Make a certificate authority, be one, or rotate its root
     #[command(subcommand)]
     Ca(ca::CaCommand),
     /// Show how the agent of this node is, and what to do where it is not well

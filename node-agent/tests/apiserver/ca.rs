@@ -122,15 +122,15 @@ async fn replicas_share_one_root_and_last_through_the_api_server_being_away() {
     one.fetch(&fresh, "cart").await.unwrap();
 }
 
-struct Pods {
-    agent_1: String,
-    agent_2: String,
-    agent_3: String,
-    cart: String,
+pub(crate) struct Pods {
+    pub(crate) agent_1: String,
+    pub(crate) agent_2: String,
+    pub(crate) agent_3: String,
+    pub(crate) cart: String,
 }
 
 /// Agents on n1 and n2, and pods of the shop.
-async fn populate(server: &Server) -> Pods {
+pub(crate) async fn populate(server: &Server) -> Pods {
     for node in ["n1", "n2"] {
         server.apply("/api/v1/nodes", json!({"metadata": {"name": node}})).await;
     }
@@ -155,6 +155,10 @@ async fn populate(server: &Server) -> Pods {
             "apiGroups": [""], "resources": ["secrets", "configmaps"], "verbs": ["get", "update"],
             "resourceNames": ["adit-ca", "adit-ca-root"],
         },
+        {
+            "apiGroups": [""], "resources": ["secrets"], "verbs": ["patch"],
+            "resourceNames": ["adit-ca"],
+        },
     ]);
     server.grant("adit-ca", rules, "adit-system", "adit-ca").await;
     Pods {
@@ -171,7 +175,13 @@ fn token_for(pod: &str, uid: &str, audience: &str) -> Value {
     json!({"audiences": [audience], "boundObjectRef": object})
 }
 
-async fn bound(server: &Server, namespace: &str, account: &str, pod: &str, uid: &str) -> String {
+pub(crate) async fn bound(
+    server: &Server,
+    namespace: &str,
+    account: &str,
+    pod: &str,
+    uid: &str,
+) -> String {
     server.token(namespace, account, token_for(pod, uid, "adit-ca")).await
 }
 
@@ -210,6 +220,12 @@ fn payload(token: &str) -> Value {
 }
 
 impl Server {
+    /// The roots that the CA publishes.
+    pub(crate) async fn roots(&self) -> String {
+        let bundle = self.get("/api/v1/namespaces/adit-system/configmaps/adit-ca-root").await;
+        bundle["data"]["root-cert.pem"].as_str().unwrap().to_owned()
+    }
+
     /// A token with these claims, signed with the API server's own key.
     fn sign(&self, payload: &Value) -> String {
         let key = fs::read(self.directory().join("sa.key")).unwrap();
@@ -235,7 +251,7 @@ impl Server {
 }
 
 /// A CA in this process, with the token and the role of its own service account.
-struct Ca {
+pub(crate) struct Ca {
     address: SocketAddr,
     root: PathBuf,
     directory: PathBuf,
@@ -244,7 +260,7 @@ struct Ca {
 }
 
 impl Ca {
-    async fn start(server: &Server, number: u16) -> Self {
+    pub(crate) async fn start(server: &Server, number: u16) -> Self {
         let token = server.token("adit-system", "adit-ca", json!({})).await;
         let kubeconfig = server.kubeconfig(&format!("adit-ca-{number}"), &token);
         let access = Access { kubeconfig: Some(kubeconfig) };
@@ -283,13 +299,18 @@ impl Ca {
             assert!(began.elapsed() < Duration::from_secs(60), "the CA does not listen");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let bundle = server.get("/api/v1/namespaces/adit-system/configmaps/adit-ca-root").await;
         let root = server.directory().join(format!("root-{number}.pem"));
-        fs::write(&root, bundle["data"]["root-cert.pem"].as_str().unwrap()).unwrap();
-        Self { address, root, directory: server.directory().to_owned(), tasks, trigger }
+        let ca = Self { address, root, directory: server.directory().to_owned(), tasks, trigger };
+        ca.mount(&server.roots().await);
+        ca
     }
 
-    async fn fetch(&self, token: &str, name: &str) -> Result<Svid, SourceError> {
+    /// As a kubelet does with the published roots for an agent.
+    pub(crate) fn mount(&self, roots: &str) {
+        fs::write(&self.root, roots).unwrap();
+    }
+
+    pub(crate) async fn fetch(&self, token: &str, name: &str) -> Result<Svid, SourceError> {
         let file = self.directory.join(format!("token-{:x}", rand::random::<u64>()));
         fs::write(&file, token).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();

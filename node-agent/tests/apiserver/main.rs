@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod ca;
 #[cfg(test)]
+mod ca_rotation;
+#[cfg(test)]
 mod discovery;
 #[cfg(test)]
 mod server;

@@ -1,6 +1,8 @@
 //! The few requests that the CA makes of the API server, as JSON: objects that hold keys are never
 //! decoded by a library that logs what it cannot decode.
 
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::request::Builder;
 use http::{Method, Request};
 use kube::Client;
 use serde_json::Value;
@@ -8,6 +10,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Duration, timeout};
 
 use crate::discovery::kubernetes::{Access, AccessError};
+
+/// JSON, and of an object nothing but its metadata (Kubernetes API concepts, "Metadata-only fetches").
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// A request must be answered within this time.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -50,11 +55,27 @@ impl Api {
 
     /// `None` if there is no such object.
     pub(super) async fn get(&self, path: &str) -> Result<Option<Value>, ApiError> {
-        match self.request(Method::GET, path, None).await {
-            Ok(object) => Ok(Some(object)),
-            Err(ApiError::Refused { code: 404, .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Self::unless(404, self.request(Method::GET, path, None).await)
+    }
+
+    /// The same without what the object holds: keys do not come here.
+    pub(super) async fn metadata(&self, path: &str) -> Result<Option<Value>, ApiError> {
+        let request = Request::builder().method(Method::GET).header(ACCEPT, METADATA);
+        Self::unless(404, self.ask(request, path, None).await)
+    }
+
+    /// Changes an object's metadata by a merge patch (RFC 7386); `None` if the patch names a version
+    /// that is no longer the object's.
+    pub(super) async fn patch_metadata(
+        &self,
+        path: &str,
+        change: &Value,
+    ) -> Result<Option<Value>, ApiError> {
+        let request = Request::builder()
+            .method(Method::PATCH)
+            .header(ACCEPT, METADATA)
+            .header(CONTENT_TYPE, "application/merge-patch+json");
+        Self::unless(409, self.ask(request, path, Some(change)).await)
     }
 
     /// Creates an object in a collection; `None` if there is one of its name already.
@@ -63,7 +84,7 @@ impl Api {
         path: &str,
         object: &Value,
     ) -> Result<Option<Value>, ApiError> {
-        Self::unless_conflict(self.request(Method::POST, path, Some(object)).await)
+        Self::unless(409, self.request(Method::POST, path, Some(object)).await)
     }
 
     /// Replaces an object; `None` if somebody else did since it was read.
@@ -72,14 +93,14 @@ impl Api {
         path: &str,
         object: &Value,
     ) -> Result<Option<Value>, ApiError> {
-        Self::unless_conflict(self.request(Method::PUT, path, Some(object)).await)
+        Self::unless(409, self.request(Method::PUT, path, Some(object)).await)
     }
 
-    /// Both "exists already" and "changed since" are 409.
-    fn unless_conflict(answer: Result<Value, ApiError>) -> Result<Option<Value>, ApiError> {
+    /// 404 is "not found"; both "exists already" and "changed since" are 409.
+    fn unless(status: u16, answer: Result<Value, ApiError>) -> Result<Option<Value>, ApiError> {
         match answer {
             Ok(object) => Ok(Some(object)),
-            Err(ApiError::Refused { code: 409, .. }) => Ok(None),
+            Err(ApiError::Refused { code, .. }) if code == status => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -90,7 +111,17 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, ApiError> {
-        let answer = timeout(ANSWER, self.attempt(method, path, body)).await;
+        let request = Request::builder().method(method).header(CONTENT_TYPE, "application/json");
+        self.ask(request, path, body).await
+    }
+
+    async fn ask(
+        &self,
+        request: Builder,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ApiError> {
+        let answer = timeout(ANSWER, self.attempt(request, path, body)).await;
         let answer = answer.unwrap_or(Err(ApiError::TimedOut));
         let stranger = matches!(answer, Err(ApiError::Refused { code: 401, .. }));
         let answered = matches!(answer, Ok(_) | Err(ApiError::Refused { .. }));
@@ -103,7 +134,7 @@ impl Api {
 
     async fn attempt(
         &self,
-        method: Method,
+        request: Builder,
         path: &str,
         body: Option<&Value>,
     ) -> Result<Value, ApiError> {
@@ -115,12 +146,8 @@ impl Api {
             }
         };
         let body = body.map(|object| object.to_string().into_bytes()).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(body)
-            .map_err(|_malformed| ApiError::Path(path.to_owned()))?;
+        let malformed = |_malformed| ApiError::Path(path.to_owned());
+        let request = request.uri(path).body(body).map_err(malformed)?;
         client.request(request).await.map_err(|error| {
             if let kube::Error::Api(status) = error {
                 return ApiError::Refused { code: status.code, message: status.message };

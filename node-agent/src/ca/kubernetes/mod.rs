@@ -5,6 +5,8 @@ mod api;
 mod claims;
 mod review;
 mod root;
+mod rotate;
+mod rotation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +25,10 @@ use api::Api;
 use root::{Names, Read, Root, RootError};
 
 pub(super) use review::Reviews;
+pub use rotate::{Published, Report, RotateError, RotateOptions, Rotation, Wish};
 
 /// How often the Secret and the ConfigMap are looked at.
-const LOOK: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The same until there is a CA to serve with.
 const RETRY: Duration = Duration::from_secs(2);
@@ -107,20 +110,35 @@ impl Keeper {
     async fn look(&mut self, signing: &Signing, serving: &Serving) -> Result<(), CaError> {
         let now = self.clock.now();
         let mut read = self.root.read(now).await.map_err(kept)?;
+        signing.confirm();
         if let Some(renewed) = self.root.renew(&read, &signing.load(), now).await.map_err(kept)? {
             read = renewed;
         }
-        if read.version != self.read.version {
-            let authority = self.root.authority(&read).map_err(kept)?;
-            serving.renew(&authority, now)?;
-            signing.store(authority);
-            self.read = read;
-            info!(
-                secret_version = self.read.version,
-                "signing with the keys of the Secret as it is now"
-            );
-        }
+        self.adopt(read, signing, serving)?;
+        // Before the next step of a rotation: everybody is told before anything depends on it.
+        self.root.publish(signing.load().roots()).await.map_err(kept)?;
+        let rotated = self.root.rotate(&self.read, &signing.load(), now).await.map_err(kept)?;
+        let Some(rotated) = rotated else {
+            return Ok(());
+        };
+        self.adopt(rotated, signing, serving)?;
         self.root.publish(signing.load().roots()).await.map_err(kept)
+    }
+
+    /// Signs with these keys from now on, unless it does already.
+    fn adopt(&mut self, read: Read, signing: &Signing, serving: &Serving) -> Result<(), CaError> {
+        if read.version == self.read.version {
+            return Ok(());
+        }
+        let authority = self.root.authority(&read).map_err(kept)?;
+        serving.renew(&authority, self.clock.now())?;
+        signing.store(authority);
+        self.read = read;
+        info!(
+            secret_version = self.read.version,
+            "signing with the keys of the Secret as it is now"
+        );
+        Ok(())
     }
 }
 

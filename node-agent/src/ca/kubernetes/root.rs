@@ -9,19 +9,21 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use adit_core::identity::TrustDomain;
+use adit_core::root_rotation::{self, Next};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use tracing::{info, warn};
 
 use super::api::{Api, ApiError};
+use super::rotation::{self, RotationError};
 use crate::pki::{
     Authority, Bundle, CA_CERT, CA_KEY, CERT_CHAIN, Material, PkiError, ROOT_CERT, ROOT_KEY, make,
     make_intermediate, to_pem,
 };
 
 /// The label of a Secret that was made here, and who keeps it.
-const KEPT_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "adit-ca");
+pub(super) const KEPT_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "adit-ca");
 
 /// cert-manager's names.
 const TLS_KEY: &str = "tls.key";
@@ -49,6 +51,14 @@ pub(super) enum RootError {
     Part { secret: String, name: &'static str },
     #[error("{0} is being changed by somebody else")]
     Contended(String),
+    #[error("Secret {secret}: its root cannot be rotated")]
+    Rotation {
+        secret: String,
+        #[source]
+        source: RotationError,
+    },
+    #[error("Secret {0} is annotated for a rotation of its root, but was not made by this CA")]
+    NotOurs(String),
 }
 
 /// Reads, makes and publishes.
@@ -148,6 +158,37 @@ impl Root {
         }
     }
 
+    /// Takes the step of a rotation that is due. The Secret as it is then, if it has changed.
+    pub(super) async fn rotate(
+        &self,
+        read: &Read,
+        authority: &Authority,
+        now: SystemTime,
+    ) -> Result<Option<Read>, RootError> {
+        let failed = |source| RootError::Rotation { secret: self.shown(), source };
+        let phase = rotation::phase(&read.object).map_err(failed)?;
+        let lives = rotation::lives(Some(authority.not_after()));
+        let Next::Do(step) = root_rotation::next(phase, lives, now) else {
+            return Ok(None);
+        };
+        if !read.is_ours() {
+            return Err(RootError::NotOurs(self.shown()));
+        }
+        let object =
+            rotation::apply(&read.object, step, &self.trust_domain, now).map_err(failed)?;
+        // What cannot sign is not written.
+        self.authority(&Read::of(object.clone()))?;
+        let path = self.path("secrets", &self.names.secret);
+        match self.api.replace(&path, &object).await? {
+            Some(object) => {
+                info!(secret = self.shown(), step = step.as_text(), "rotation of the root");
+                Ok(Some(Read::of(object)))
+            }
+            // Another replica was quicker, or somebody gave it up.
+            None => Ok(self.api.get(&path).await?.map(Read::of)),
+        }
+    }
+
     /// Lets everybody in the cluster know the roots.
     pub(super) async fn publish(&self, roots: &Bundle) -> Result<(), RootError> {
         let pem: String = roots.certificates().iter().map(to_pem).collect();
@@ -222,7 +263,7 @@ fn part(secret: &Value, name: &str) -> Option<Vec<u8>> {
 }
 
 /// Istio's layout before cert-manager's, where both are there.
-fn material(secret: &Value, shown: &str) -> Result<Material, RootError> {
+pub(super) fn material(secret: &Value, shown: &str) -> Result<Material, RootError> {
     let (key, certificate, roots) = if part(secret, CA_KEY).is_some() {
         (CA_KEY, CA_CERT, ROOT_CERT)
     } else if part(secret, TLS_KEY).is_some() {
