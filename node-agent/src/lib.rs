@@ -2,6 +2,7 @@
 //! and checked by `cargo xtask arch`.
 
 pub mod admin;
+pub mod announce;
 pub mod app;
 pub mod ca;
 pub mod cli;

@@ -12,6 +12,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod admission;
+pub mod announce;
 pub mod certificate;
 pub mod cgroup;
 pub mod enrolment;

@@ -93,6 +93,9 @@ pub struct Workload {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// The ports that its kubelet connects to, for probes and lifecycle hooks.
     pub probed: Vec<u16>,
+    /// The annotation [`adit.dev/status`](crate::announce::ANNOTATION), as the pod carries it. Whoever may
+    /// write the pod may have written it: nothing is decided by it but whether it must be mended.
+    pub announced: Option<Arc<str>>,
     /// The annotation `adit.dev/netns`: the path of its network namespace, where the manifests
     /// source names one.
     pub netns: Option<Arc<str>>,

@@ -19,11 +19,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::admin;
+use crate::announce;
 use crate::cni;
 use crate::config::{Config, Mesh, ProcessEnvironment};
 use crate::datapath::kernel::KernelDatapath;
 use crate::datapath::lock::PinsLock;
-use crate::discovery::{StatusHandle, Worlds};
+use crate::discovery::{Source, StatusHandle, Worlds};
 use crate::enrol::{Enroller, Enrolments, Places};
 use crate::identity::{Certificates, Clock, Configured};
 use crate::observer;
@@ -179,6 +180,8 @@ async fn start(
     let observing = tokio::spawn(observer::run(records, observer, sinks, known, workers.moved()));
     tasks.push(tokio::spawn(rotating.run(shutdown.clone())));
     tasks.push(tokio::spawn(workers.recheck_on_changes(&worlds, shutdown.clone())));
+    let told = announced(&config.discovery.source, &worlds, &enrolments, shutdown);
+    tasks.extend(told.map(tokio::spawn));
     tasks.push(tokio::spawn(config.discovery.source.run(
         config.mesh.trust_domain,
         worlds.clone(),
@@ -213,6 +216,20 @@ fn data_plane(
     let kernel = KernelDatapath::start(&config.datapath, workers.count())
         .context("prepare the kernel; `adit doctor` tells what this node lacks")?;
     Ok((workers, kernel))
+}
+
+/// Tells the API server of this node's pods, where there is one.
+fn announced(
+    source: &Source,
+    worlds: &Worlds,
+    enrolments: &Enrolments,
+    shutdown: &Shutdown,
+) -> Option<impl Future<Output = ()> + use<>> {
+    let Source::Kubernetes(settings) = source else {
+        return None;
+    };
+    let server = announce::Server::new(settings.access.clone());
+    Some(announce::pods(server, worlds.clone(), enrolments.clone(), shutdown.clone()))
 }
 
 fn facts(mesh: &Mesh, started: SystemTime) -> admin::NodeFacts {

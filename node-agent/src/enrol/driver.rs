@@ -111,7 +111,7 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
     /// The pods, to look at.
     #[must_use]
     pub fn enrolments(&self) -> Enrolments {
-        Enrolments(self.shown.published.subscribe())
+        Enrolments::new(self.shown.published.subscribe())
     }
 
     /// Runs until the agent has drained, or is to end now. Captured pods stay captured.

@@ -76,6 +76,12 @@ pub trait Workers: Send + Sync + 'static {
 }
 
 impl Enrolments {
+    /// Shows what this says.
+    #[must_use]
+    pub const fn new(published: watch::Receiver<Arc<[PodStatus]>>) -> Self {
+        Self(published)
+    }
+
     /// The pods of this node that discovery knows, by UID.
     #[must_use]
     pub fn list(&self) -> Vec<PodStatus> {

@@ -4,6 +4,8 @@
 //! `ADIT_K8S_REQUIRE=1`: not every machine that runs the other tests has them.
 
 #[cfg(test)]
+mod announce;
+#[cfg(test)]
 mod ca;
 #[cfg(test)]
 mod ca_rotation;

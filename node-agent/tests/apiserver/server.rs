@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use adit::discovery::kubernetes::Access;
 use http::{Method, Request};
-use kube::Client;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 
@@ -134,23 +133,13 @@ impl Server {
         &self.directory
     }
 
-    async fn client(&self) -> Client {
-        self.access().client().await.unwrap()
-    }
-
     pub(crate) async fn request(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<String, kube::Error> {
-        let kind = match method {
-            Method::PATCH => "application/merge-patch+json",
-            _ => "application/json",
-        };
-        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-        let request = Request::builder().method(method).uri(path).header("content-type", kind);
-        self.client().await.request_text(request.body(body).unwrap()).await
+        request(&self.access(), method, path, body).await
     }
 
     async fn value(&self, method: Method, path: &str, body: Option<&Value>) -> Value {
@@ -248,6 +237,23 @@ impl Server {
         });
         self.patch(&path, json!({"status": status})).await;
     }
+}
+
+/// A request by whoever has this way in.
+pub(crate) async fn request(
+    access: &Access,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<String, kube::Error> {
+    let kind = match method {
+        Method::PATCH => "application/merge-patch+json",
+        _ => "application/json",
+    };
+    let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+    let request = Request::builder().method(method).uri(path).header("content-type", kind);
+    let client = access.client().await.unwrap();
+    client.request_text(request.body(body).unwrap()).await
 }
 
 impl Drop for Server {

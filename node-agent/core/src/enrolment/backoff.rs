@@ -76,7 +76,7 @@ fn delay(attempt: u32, random: u64) -> Duration {
 }
 
 /// One round of SplitMix64: spreads the retries of pods that failed together.
-pub(super) const fn splitmix(state: u64) -> u64 {
+pub(crate) const fn splitmix(state: u64) -> u64 {
     let z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use crate::identity::SpiffeId;
 use crate::workload::{ObjectName, PodUid};
 
+pub(crate) use backoff::splitmix;
 pub use node::Enrolment;
 pub use select::{NotEnrolled, select};
 #[cfg(any(test, feature = "testing"))]

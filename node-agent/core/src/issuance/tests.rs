@@ -163,6 +163,7 @@ fn pod(account: &str, name: &str, node: Option<&str>, phase: Phase) -> Workload 
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        announced: None,
         netns: None,
     }
 }

@@ -230,6 +230,7 @@ fn workload(name: &str, addresses: &[&str], change: impl FnOnce(&mut Workload)) 
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        announced: None,
         netns: None,
     };
     change(&mut pod);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use adit_core::announce::ANNOTATION;
 use adit_core::identity::{SpiffeId, TrustDomain};
 use adit_core::workload::{MeshMode, NodeName, ObjectName, Owner, Phase, PodUid, Workload};
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
@@ -54,6 +55,7 @@ pub fn pod(object: &Pod, trust_domain: &TrustDomain) -> Result<PodFacts, Invalid
         owner: owner(metadata, &labels, &name)?,
         labels,
         probed: probes::ports(spec),
+        announced: annotation(metadata, ANNOTATION).map(Arc::from),
         netns: None,
         name,
     };
@@ -105,6 +107,10 @@ fn derived_uid(name: &ObjectName) -> String {
         .bytes()
         .fold(OFFSET, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
     format!("derived-{hash:032x}")
+}
+
+fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    Some(metadata.annotations.as_ref()?.get(key)?.as_str())
 }
 
 fn node(spec: &PodSpec) -> Result<Option<NodeName>, Invalid> {
