@@ -6,9 +6,12 @@ use anyhow::Context as _;
 use tokio::runtime;
 
 use super::signals;
+use crate::announce;
 use crate::ca;
+use crate::config::{Environment as _, ProcessEnvironment};
 use crate::discovery::{Source, StatusHandle, Worlds};
 use crate::shutdown;
+use crate::shutdown::Shutdown;
 use crate::telemetry;
 use crate::telemetry::LogSettings;
 
@@ -33,8 +36,12 @@ pub fn serve(service: ca::ServeOptions, source: Source, log: &LogSettings) -> an
             StatusHandle::new(),
             shutdown.clone(),
         ));
+        let telling = announced(&service, &shutdown).map(tokio::spawn);
         let served = ca::serve(service, worlds, shutdown).await;
         following.abort();
+        if let Some(telling) = telling {
+            telling.abort();
+        }
         signals.abort();
         Ok(served?)
     });
@@ -44,4 +51,23 @@ pub fn serve(service: ca::ServeOptions, source: Source, log: &LogSettings) -> an
     }
     log.flush();
     ended
+}
+
+/// Tells what becomes of the policies of a cluster, apart from the CA: neither waits for the other.
+fn announced(
+    service: &ca::ServeOptions,
+    shutdown: &Shutdown,
+) -> Option<impl Future<Output = ()> + use<>> {
+    let ca::Backing::Kubernetes(settings) = &service.backing else {
+        return None;
+    };
+    // The pod's name; a process that is started again in its place is another holder.
+    let host = ProcessEnvironment.hostname().unwrap_or_default();
+    let options = announce::Options {
+        access: settings.access.clone(),
+        namespace: settings.namespace.clone(),
+        holder: format!("{host}_{:016x}", rand::random::<u64>()),
+        trust_domain: service.trust_domain.clone(),
+    };
+    Some(announce::policies(options, shutdown.clone()))
 }

@@ -1,7 +1,5 @@
 //! What the agent tells the API server of its pods, with the rights of deploy/ and no others.
 
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -34,14 +32,14 @@ async fn a_pod_carries_its_enrolment_and_a_refused_one_has_an_event() {
     let announcing = Announcing::start(access, &server.access()).await;
 
     announcing.pod_is(PodState::NotEnrolled(NotEnrolled::NamespaceNotLabelled));
-    until(&server, WEB, |pod| status(pod).is_null()).await;
+    server.until(WEB, |pod| status(pod).is_null()).await;
     announcing.pod_is(PodState::Enrolled);
-    until(&server, WEB, |pod| status(pod) == "enrolled").await;
+    server.until(WEB, |pod| status(pod) == "enrolled").await;
 
     let failed = || PodState::Failed { step: None, error: "no such namespace".to_owned() };
     announcing.pod_is(failed());
-    until(&server, WEB, |pod| status(pod) == "refused: open: no such namespace").await;
-    let listed = until(&server, EVENTS, |list| !list["items"][0].is_null()).await;
+    server.until(WEB, |pod| status(pod) == "refused: open: no such namespace").await;
+    let listed = server.until(EVENTS, |list| !list["items"][0].is_null()).await;
     let event = &listed["items"][0];
     assert_eq!(event["reason"], "EnrolmentRefused", "{event}");
     assert_eq!(event["type"], "Warning");
@@ -56,7 +54,7 @@ async fn a_pod_carries_its_enrolment_and_a_refused_one_has_an_event() {
     announcing.pod_is(failed());
     announcing.pod_is(PodState::Enrolled);
     server.start_api().await;
-    until(&server, WEB, |pod| status(pod) == "enrolled").await;
+    server.until(WEB, |pod| status(pod) == "enrolled").await;
     assert_eq!(server.get(EVENTS).await["items"].as_array().unwrap().len(), 1);
 }
 
@@ -208,18 +206,6 @@ fn status(pod: &Value) -> &Value {
     &pod["metadata"]["annotations"]["adit.dev/status"]
 }
 
-async fn until(server: &Server, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let began = tokio::time::Instant::now();
-    loop {
-        let object = server.get(path).await;
-        if wanted(&object) {
-            return object;
-        }
-        assert!(began.elapsed() < PATIENCE, "{object}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 /// The writer, beside a world that follows the API server.
 struct Announcing {
     worlds: Worlds,
@@ -272,28 +258,5 @@ impl Announcing {
 impl Drop for Announcing {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
-
-impl Server {
-    /// Applies what a file of deploy/ holds.
-    pub(crate) async fn deploy(&self, file: &str) {
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
-        let text = fs::read_to_string(deploy.join(file)).unwrap();
-        for document in serde_yaml::Deserializer::from_str(&text) {
-            let object: Value = serde::Deserialize::deserialize(document).unwrap();
-            let kind = object["kind"].as_str().unwrap();
-            let (group, plural) = match object["apiVersion"].as_str().unwrap() {
-                "v1" => ("/api/v1".to_owned(), kind),
-                version => (format!("/apis/{version}"), kind),
-            };
-            let plural = match plural.to_lowercase() {
-                policy if policy.ends_with("policy") => policy.replace("policy", "policies"),
-                other => format!("{other}s"),
-            };
-            let namespace = object["metadata"]["namespace"].as_str();
-            let namespace = namespace.map(|name| format!("/namespaces/{name}")).unwrap_or_default();
-            self.apply(&format!("{group}{namespace}/{plural}"), object).await;
-        }
     }
 }

@@ -12,4 +12,6 @@ mod ca_rotation;
 #[cfg(test)]
 mod discovery;
 #[cfg(test)]
+mod policies;
+#[cfg(test)]
 mod server;

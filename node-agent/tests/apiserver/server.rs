@@ -208,6 +208,40 @@ impl Server {
         pod["metadata"]["uid"].as_str().unwrap().to_owned()
     }
 
+    /// An object, as soon as it is as it should be.
+    pub(crate) async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let began = tokio::time::Instant::now();
+        loop {
+            let object = self.get(path).await;
+            if wanted(&object) {
+                return object;
+            }
+            assert!(began.elapsed() < Duration::from_secs(90), "{path}: {object}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Applies what a file of deploy/ holds.
+    pub(crate) async fn deploy(&self, file: &str) {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        let text = fs::read_to_string(deploy.join(file)).unwrap();
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let object: Value = serde::Deserialize::deserialize(document).unwrap();
+            let kind = object["kind"].as_str().unwrap();
+            let (group, plural) = match object["apiVersion"].as_str().unwrap() {
+                "v1" => ("/api/v1".to_owned(), kind),
+                version => (format!("/apis/{version}"), kind),
+            };
+            let plural = match plural.to_lowercase() {
+                policy if policy.ends_with("policy") => policy.replace("policy", "policies"),
+                other => format!("{other}s"),
+            };
+            let namespace = object["metadata"]["namespace"].as_str();
+            let namespace = namespace.map(|name| format!("/namespaces/{name}")).unwrap_or_default();
+            self.apply(&format!("{group}{namespace}/{plural}"), object).await;
+        }
+    }
+
     /// Gives a service account a role in the whole cluster.
     pub(crate) async fn grant(&self, role: &str, rules: Value, namespace: &str, account: &str) {
         let base = "/apis/rbac.authorization.k8s.io/v1";

@@ -1,57 +1,62 @@
-//! What the cluster is told of this node's pods: an annotation on each that belongs to the mesh, and an
-//! Event where one is refused. The [`Announcer`] compares what discovery says that a pod carries with what
-//! is true, and asks for one write at a time.
+//! What the cluster is told: of pods ([`Pod`]) whether they are enrolled, as an annotation and, where one is
+//! refused, an Event; of policies ([`Policy`]) what adit makes of them, as a condition of their status. An
+//! [`Announcer`] compares what an object carries by the word of discovery with what is true, and asks for
+//! one write at a time.
 //!
-//! Nothing waits for it, and nothing piles up: it holds one entry for each pod of the node, and what is
-//! written is what is true when the turn comes. A pod that is refused for ever costs one annotation, one
-//! Event, and a new count of it at growing intervals.
+//! Nothing waits for it, and nothing piles up: it holds one entry for each object, and what is written is
+//! what is true when the turn comes. A pod that is refused for ever costs one annotation, one Event, and a
+//! new count of it at growing intervals.
 
 mod pod;
+mod policy;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::ops::Bound;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use crate::enrolment::{PodState, splitmix};
-use crate::workload::{ObjectName, PodUid};
-use pod::Pod;
+use crate::enrolment::splitmix;
 
-/// The annotation: `enrolled`, or `refused: ` and why.
-pub const ANNOTATION: &str = "adit.dev/status";
+pub use pod::{ANNOTATION, Pod, Seen, What, Write};
+pub use policy::{CONDITION, Condition, Policy, PolicySeen, PolicyWrite, Stated, judge};
 
-/// The time between two writes of one node, at least.
+/// The time between two writes of one machine, at least.
 const GAP: Duration = Duration::from_millis(100);
 
 /// The first pause after the API server did not answer, and the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
-/// A pod of this node, as it is now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// Its UID.
-    pub uid: PodUid,
-    /// Its namespace and name.
-    pub name: ObjectName,
-    /// Whether it has an address, so that its network namespace exists.
-    pub addressed: bool,
-    /// How far its enrolment is.
-    pub state: PodState,
-    /// Since when; another time is another state, though it may look the same.
-    pub since: SystemTime,
-    /// What its annotation says.
-    pub carried: Option<Arc<str>>,
+/// An object of which something is told.
+pub trait Subject: Debug {
+    /// What it is known by, as long as it lives.
+    type Key: Clone + Debug + Ord;
+    /// How it is now.
+    type Seen: Debug;
+    /// Something to write.
+    type Write: Clone + Debug;
+
+    /// Seen for the first time.
+    fn new(seen: Self::Seen, now: Instant) -> Self;
+    /// Seen again.
+    fn see(&mut self, seen: Self::Seen, now: Instant);
+    /// When it is its turn; `None` if there is nothing to tell.
+    fn due(&self) -> Option<Instant>;
+    /// What is due.
+    fn next(&self, now: Instant, random: u64) -> Option<Self::Write>;
+    /// A write of it has ended, and not with [`Answer::Away`].
+    fn answered(&mut self, write: Self::Write, answer: Answer, now: Instant);
 }
 
 /// What happened.
 #[derive(Debug)]
-pub enum Input {
-    /// These are the node's pods now; one that is not among them needs to be told nothing of.
-    Pods(Vec<Seen>),
-    /// The last [`Write`] has ended.
+pub enum Input<S: Subject> {
+    /// These are all objects now; of one that is not among them nothing needs to be told.
+    Seen(Vec<(S::Key, S::Seen)>),
+    /// The last write has ended.
     Answered(Answer),
 }
 
@@ -68,60 +73,28 @@ pub enum Answer {
     Away,
 }
 
-/// A write that the API server is to be asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Write {
-    /// The pod.
-    pub uid: PodUid,
-    /// Its namespace and name.
-    pub pod: ObjectName,
-    /// What of it.
-    pub what: What,
-}
-
-/// What is to be written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// The pod's annotation has this value, or is not there.
-    Annotation(Option<String>),
-    /// A new Event.
-    Event {
-        /// Its name, which no other has.
-        name: String,
-        /// Its text, at most 1024 bytes.
-        note: String,
-    },
-    /// The Event of this name has been seen this many times by now.
-    Series {
-        /// The name.
-        name: String,
-        /// How often.
-        count: u32,
-    },
-}
-
 /// The machine.
 #[derive(Debug)]
-pub struct Announcer {
-    pods: BTreeMap<PodUid, Pod>,
+pub struct Announcer<S: Subject> {
+    subjects: BTreeMap<S::Key, S>,
     /// The write that is under way.
-    asking: Option<(PodUid, What)>,
+    asking: Option<(S::Key, S::Write)>,
     /// Whether the driver was told of it.
     told: bool,
     free_at: Option<Instant>,
-    /// The last pod that had its turn.
-    last: Option<PodUid>,
+    /// The last one that had its turn.
+    last: Option<S::Key>,
     failures: u32,
     random: u64,
 }
 
-impl Announcer {
-    /// No pods yet. The seed decides the jitter of pauses and the names of Events: each process needs
+impl<S: Subject> Announcer<S> {
+    /// Nothing to tell yet. The seed decides the jitter of pauses and the names of Events: each process needs
     /// another.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self {
-            pods: BTreeMap::new(),
+            subjects: BTreeMap::new(),
             asking: None,
             told: false,
             free_at: None,
@@ -132,9 +105,9 @@ impl Announcer {
     }
 
     /// Takes note of what happened.
-    pub fn handle(&mut self, input: Input, now: Instant) {
+    pub fn handle(&mut self, input: Input<S>, now: Instant) {
         match input {
-            Input::Pods(pods) => self.see(pods, now),
+            Input::Seen(subjects) => self.see(subjects, now),
             Input::Answered(answer) => self.answered(answer, now),
         }
         self.choose(now);
@@ -151,40 +124,37 @@ impl Announcer {
         if self.asking.is_some() {
             return None;
         }
-        let due = self.pods.values().filter_map(Pod::due).min()?;
+        let due = self.subjects.values().filter_map(S::due).min()?;
         Some((self.free_at.map_or(due, |free| free.max(due)), "announce"))
     }
 
     /// The write to ask for now. The next one comes when this one was answered.
-    pub fn poll_command(&mut self) -> Option<Write> {
-        let (uid, what) = self.asking.as_ref().filter(|_| !self.told)?;
+    pub fn poll_command(&mut self) -> Option<S::Write> {
+        let (_, write) = self.asking.as_ref().filter(|_| !self.told)?;
         self.told = true;
-        let pod = self.pods.get(uid)?.name().clone();
-        Some(Write { uid: uid.clone(), pod, what: what.clone() })
+        Some(write.clone())
     }
 
-    fn see(&mut self, pods: Vec<Seen>, now: Instant) {
-        let mut before = std::mem::take(&mut self.pods);
-        for seen in pods {
-            let uid = seen.uid.clone();
-            let pod = match before.remove(&uid) {
-                Some(mut pod) => {
-                    pod.see(seen, now);
-                    pod
+    fn see(&mut self, seen: Vec<(S::Key, S::Seen)>, now: Instant) {
+        let mut before = std::mem::take(&mut self.subjects);
+        for (key, seen) in seen {
+            let subject = match before.remove(&key) {
+                Some(mut subject) => {
+                    subject.see(seen, now);
+                    subject
                 }
-                None => Pod::new(seen, now),
+                None => S::new(seen, now),
             };
-            self.pods.insert(uid, pod);
+            self.subjects.insert(key, subject);
         }
-        // Nobody asked for it yet, and nobody needs it.
-        let is_void = |(uid, _): &(PodUid, What)| !self.told && !self.pods.contains_key(uid);
-        if self.asking.as_ref().is_some_and(is_void) {
+        // Nobody asked for it yet, and it may not be true any more.
+        if !self.told {
             self.asking = None;
         }
     }
 
     fn answered(&mut self, answer: Answer, now: Instant) {
-        let Some((uid, what)) = self.asking.take() else {
+        let Some((key, write)) = self.asking.take() else {
             return;
         };
         if answer == Answer::Away {
@@ -194,8 +164,8 @@ impl Announcer {
         }
         self.failures = 0;
         self.free_at = Some(now + GAP);
-        if let Some(pod) = self.pods.get_mut(&uid) {
-            pod.answered(what, answer, now);
+        if let Some(subject) = self.subjects.get_mut(&key) {
+            subject.answered(write, answer, now);
         }
     }
 
@@ -207,22 +177,22 @@ impl Announcer {
         longest * (50 + percent) / 100
     }
 
-    /// Gives the next pod that has something due its turn: each comes before one has a second.
+    /// Gives the next one that has something due its turn: each comes before one has a second.
     fn choose(&mut self, now: Instant) {
         if self.asking.is_some() || self.free_at.is_some_and(|free| now < free) {
             return;
         }
-        let is_due = |pod: &Pod| pod.due().is_some_and(|due| due <= now);
+        let is_due = |subject: &S| subject.due().is_some_and(|due| due <= now);
         let after = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.pods.range((after, Bound::Unbounded));
-        let next = behind.chain(&self.pods).find(|(_, pod)| is_due(pod));
-        let Some((uid, pod)) = next.map(|(uid, pod)| (uid.clone(), pod)) else {
+        let behind = self.subjects.range((after, Bound::Unbounded));
+        let next = behind.chain(&self.subjects).find(|(_, subject)| is_due(subject));
+        let Some((key, subject)) = next else {
             return;
         };
         self.random = splitmix(self.random);
-        if let Some(what) = pod.next(now, self.random) {
-            self.last = Some(uid.clone());
-            self.asking = Some((uid, what));
+        if let Some(write) = subject.next(now, self.random) {
+            self.last = Some(key.clone());
+            self.asking = Some((key.clone(), write));
             self.told = false;
         }
     }

@@ -1,21 +1,18 @@
 //! What is to be told of one pod, and when.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{Answer, Seen, What};
+use super::turn::{LONGEST_REFUSED, REFUSED, SPACING, Turn};
+use super::{Answer, Subject};
 use crate::enrolment::PodState;
-use crate::workload::ObjectName;
+use crate::workload::{ObjectName, PodUid};
+
+/// The annotation: `enrolled`, or `refused: ` and why.
+pub const ANNOTATION: &str = "adit.dev/status";
 
 /// A state on the way to another is told when it has lasted for this long.
 const SETTLE: Duration = Duration::from_secs(10);
-
-/// The time between two annotations of one pod, at least: what was written comes back through
-/// discovery meanwhile.
-const SPACING: Duration = Duration::from_secs(5);
-
-/// The first pause after the API server refused to write, and the longest.
-const REFUSED: Duration = Duration::from_secs(30);
-const LONGEST_REFUSED: Duration = Duration::from_secs(600);
 
 /// The first time between two Events of one pod, and the longest. The API server forgets an Event
 /// after an hour without news of it.
@@ -28,9 +25,58 @@ const REASON: usize = 900;
 /// The longest beginning of an Event's name that is the pod's; a whole name has 253 characters.
 const NAME: usize = 200;
 
-/// One pod.
+/// A pod of this node, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its UID.
+    pub uid: PodUid,
+    /// Its namespace and name.
+    pub name: ObjectName,
+    /// Whether it has an address, so that its network namespace exists.
+    pub addressed: bool,
+    /// How far its enrolment is.
+    pub state: PodState,
+    /// Since when; another time is another state, though it may look the same.
+    pub since: SystemTime,
+    /// What its annotation says.
+    pub carried: Option<Arc<str>>,
+}
+
+/// Something to write of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The pod.
+    pub uid: PodUid,
+    /// Its namespace and name.
+    pub pod: ObjectName,
+    /// What of it.
+    pub what: What,
+}
+
+/// What is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// The pod's annotation has this value, or is not there.
+    Annotation(Option<String>),
+    /// A new Event.
+    Event {
+        /// Its name, which no other has.
+        name: String,
+        /// Its text, at most 1024 bytes.
+        note: String,
+    },
+    /// The Event of this name has been seen this many times by now.
+    Series {
+        /// The name.
+        name: String,
+        /// How often.
+        count: u32,
+    },
+}
+
+/// A pod of this node, and what was told of it.
 #[derive(Debug)]
-pub(super) struct Pod {
+pub struct Pod {
     seen: Seen,
     /// When its state was first seen.
     since: Instant,
@@ -55,14 +101,6 @@ struct Event {
     before: u32,
 }
 
-/// When there may be the next write of a kind.
-#[derive(Debug, Default)]
-struct Turn {
-    not_before: Option<Instant>,
-    /// How often the pause before it has doubled.
-    doubled: u32,
-}
-
 /// What is true of a pod, in the cluster's words.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -72,42 +110,13 @@ enum Verdict {
 }
 
 impl Pod {
-    pub(super) fn new(seen: Seen, now: Instant) -> Self {
-        let mut pod = Self {
-            seen,
-            since: now,
-            annotation: Turn::default(),
-            written: None,
-            events: Turn::default(),
-            refusals: 0,
-            event: None,
-        };
-        pod.count();
-        pod
-    }
-
-    pub(super) const fn name(&self) -> &ObjectName {
-        &self.seen.name
-    }
-
-    pub(super) fn see(&mut self, seen: Seen, now: Instant) {
-        let is_new = seen.since != self.seen.since
-            || seen.state != self.seen.state
-            || seen.addressed != self.seen.addressed;
-        self.seen = seen;
-        if is_new {
-            self.since = now;
-            self.count();
-        }
-    }
-
     fn count(&mut self) {
         match self.seen.state {
             PodState::Failed { .. } => self.refusals = self.refusals.saturating_add(1),
             PodState::Enrolled | PodState::NotEnrolled(_) => {
                 self.refusals = 0;
                 self.event = None;
-                self.events.doubled = 0;
+                self.events.calm();
             }
             PodState::AwaitingNamespace
             | PodState::AwaitingCertificate
@@ -139,34 +148,6 @@ impl Pod {
         }
     }
 
-    /// When it is this pod's turn.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let (verdict, from) = self.verdict();
-        let annotation = self.wants_annotation(&verdict).then(|| self.annotation.at(from));
-        let event = self.wants_event(&verdict).then(|| self.events.at(from));
-        annotation.into_iter().chain(event).min()
-    }
-
-    /// What is due.
-    pub(super) fn next(&self, now: Instant, random: u64) -> Option<What> {
-        let (verdict, from) = self.verdict();
-        if self.wants_annotation(&verdict) && self.annotation.at(from) <= now {
-            return Some(What::Annotation(verdict.annotation()));
-        }
-        if !self.wants_event(&verdict) || self.events.at(from) > now {
-            return None;
-        }
-        let Verdict::Refused(note) = verdict else {
-            return None;
-        };
-        Some(match &self.event {
-            Some(event) if event.note == note => {
-                What::Series { name: event.name.clone(), count: event.seen(self.refusals) }
-            }
-            _ => What::Event { name: event_name(&self.seen.name.name, random), note },
-        })
-    }
-
     fn wants_annotation(&self, verdict: &Verdict) -> bool {
         verdict.annotation().as_deref() != self.seen.carried.as_deref()
     }
@@ -179,8 +160,67 @@ impl Pod {
             .as_ref()
             .is_none_or(|event| event.note != *note || event.seen(self.refusals) > event.count)
     }
+}
 
-    pub(super) fn answered(&mut self, what: What, answer: Answer, now: Instant) {
+impl Subject for Pod {
+    type Key = PodUid;
+    type Seen = Seen;
+    type Write = Write;
+
+    fn new(seen: Seen, now: Instant) -> Self {
+        let mut pod = Self {
+            seen,
+            since: now,
+            annotation: Turn::default(),
+            written: None,
+            events: Turn::default(),
+            refusals: 0,
+            event: None,
+        };
+        pod.count();
+        pod
+    }
+
+    fn see(&mut self, seen: Seen, now: Instant) {
+        let is_new = seen.since != self.seen.since
+            || seen.state != self.seen.state
+            || seen.addressed != self.seen.addressed;
+        self.seen = seen;
+        if is_new {
+            self.since = now;
+            self.count();
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let (verdict, from) = self.verdict();
+        let annotation = self.wants_annotation(&verdict).then(|| self.annotation.at(from));
+        let event = self.wants_event(&verdict).then(|| self.events.at(from));
+        annotation.into_iter().chain(event).min()
+    }
+
+    fn next(&self, now: Instant, random: u64) -> Option<Write> {
+        let write = |what| Write { uid: self.seen.uid.clone(), pod: self.seen.name.clone(), what };
+        let (verdict, from) = self.verdict();
+        if self.wants_annotation(&verdict) && self.annotation.at(from) <= now {
+            return Some(write(What::Annotation(verdict.annotation())));
+        }
+        if !self.wants_event(&verdict) || self.events.at(from) > now {
+            return None;
+        }
+        let Verdict::Refused(note) = verdict else {
+            return None;
+        };
+        Some(write(match &self.event {
+            Some(event) if event.note == note => {
+                What::Series { name: event.name.clone(), count: event.seen(self.refusals) }
+            }
+            _ => What::Event { name: event_name(&self.seen.name.name, random), note },
+        }))
+    }
+
+    fn answered(&mut self, write: Write, answer: Answer, now: Instant) {
+        let what = write.what;
         let turn = match what {
             What::Annotation(_) => &mut self.annotation,
             What::Event { .. } | What::Series { .. } => &mut self.events,
@@ -196,7 +236,7 @@ impl Pod {
         match what {
             What::Annotation(value) => {
                 if self.written.as_ref() != Some(&value) {
-                    turn.doubled = 0;
+                    turn.calm();
                 }
                 turn.wait(SPACING, LONGEST_REFUSED, now);
                 self.written = Some(value);
@@ -219,18 +259,6 @@ impl Pod {
 impl Event {
     const fn seen(&self, refusals: u32) -> u32 {
         refusals.saturating_sub(self.before)
-    }
-}
-
-impl Turn {
-    fn at(&self, from: Instant) -> Instant {
-        self.not_before.map_or(from, |at| at.max(from))
-    }
-
-    fn wait(&mut self, first: Duration, longest: Duration, now: Instant) {
-        let pause = first.saturating_mul(1 << self.doubled.min(16)).min(longest);
-        self.doubled = self.doubled.saturating_add(1);
-        self.not_before = Some(now + pause);
     }
 }
 

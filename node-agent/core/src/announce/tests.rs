@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Announcer, Answer, Input, Seen, What};
+use super::{Announcer, Answer, Input, Pod, Seen, What};
 use crate::enrolment::{NotEnrolled, PodState, Step};
 use crate::workload::{ObjectName, PodUid};
 
@@ -201,7 +201,7 @@ fn a_reason_is_one_line_that_fits_and_a_name_is_one_that_kubernetes_takes() {
 }
 
 struct Bench {
-    machine: Announcer,
+    machine: Announcer<Pod>,
     start: Instant,
     now: Instant,
     asked: Option<String>,
@@ -215,7 +215,9 @@ impl Bench {
     }
 
     fn see(&mut self, pods: impl Into<Vec<Seen>>) {
-        self.machine.handle(Input::Pods(pods.into()), self.now);
+        let pods: Vec<Seen> = pods.into();
+        let pods = pods.into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
+        self.machine.handle(Input::Seen(pods), self.now);
     }
 
     fn answer(&mut self, answer: Answer) {

@@ -12,6 +12,7 @@ mod failure;
 mod feed;
 mod hub;
 mod resource;
+mod standing;
 
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +28,7 @@ use crate::discovery::{StatusHandle, Worlds};
 use crate::shutdown::{Phase, Shutdown};
 
 pub use access::{Access, AccessError, own_namespace};
+pub use standing::{Standing, Standings};
 
 /// What an agent needs to know.
 pub const AGENT: &[Kind] = &[
@@ -41,6 +43,9 @@ pub const AGENT: &[Kind] = &[
 
 /// What a CA needs to know: which pods run where.
 pub const CA: &[Kind] = &[Kind::Pod];
+
+/// The policies, for whoever tells what becomes of them.
+pub const POLICIES: &[Kind] = &[Kind::PeerAuthentication, Kind::AuthorizationPolicy];
 
 /// Changes that come within this time are published together: a new world costs the same for one
 /// change and for a hundred.
@@ -64,6 +69,19 @@ pub async fn run(
     trust_domain: TrustDomain,
     worlds: Worlds,
     status: StatusHandle,
+    shutdown: Shutdown,
+) {
+    let nobody_asks = Standings::default();
+    run_with_standings(settings, trust_domain, worlds, status, &nobody_asks, shutdown).await;
+}
+
+/// The same, and keeps how policies stand beside their specification; they are told after the world.
+pub async fn run_with_standings(
+    settings: Settings,
+    trust_domain: TrustDomain,
+    worlds: Worlds,
+    status: StatusHandle,
+    standings: &Standings,
     mut shutdown: Shutdown,
 ) {
     let (sender, mut news) = mpsc::channel(NEWS);
@@ -81,6 +99,7 @@ pub async fn run(
             came = gather(&mut news, &mut batch) => if !came { return },
         }
         let now = SystemTime::now();
+        let changes = standings.changes(&batch);
         for (kind, news) in batch.drain(..) {
             hub.take(kind, news, now);
         }
@@ -89,6 +108,7 @@ pub async fn run(
         if hub.is_synced() {
             worlds.mark_synced();
         }
+        standings.apply(changes, |key| hub.knows(key));
     }
 }
 

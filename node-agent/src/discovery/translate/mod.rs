@@ -204,6 +204,16 @@ impl Key {
     }
 }
 
+impl From<&PolicyId> for Key {
+    fn from(id: &PolicyId) -> Self {
+        let kind = match id.kind {
+            PolicyKind::PeerAuthentication => Kind::PeerAuthentication,
+            PolicyKind::AuthorizationPolicy => Kind::AuthorizationPolicy,
+        };
+        Self { kind, name: id.name.clone() }
+    }
+}
+
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ObjectName { namespace, name } = &self.name;

@@ -153,6 +153,11 @@ impl Hub {
         state.failing = Some((since, why));
     }
 
+    /// Whether there is such an object, be it valid or not.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.ledger.contains(key) || self.wrong.contains_key(key)
+    }
+
     /// Whether every kind has been listed.
     pub(super) fn is_synced(&self) -> bool {
         self.kinds.values().all(|state| state.listed)
@@ -199,7 +204,7 @@ impl Hub {
     }
 }
 
-fn key(kind: Kind, value: &Value) -> Option<Key> {
+pub(super) fn key(kind: Kind, value: &Value) -> Option<Key> {
     let metadata = value.get("metadata")?;
     let text = |name| metadata.get(name).and_then(Value::as_str);
     Key::of(kind, text("namespace"), text("name"))
