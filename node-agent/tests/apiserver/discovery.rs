@@ -70,7 +70,7 @@ async fn policies_count_as_soon_as_the_cluster_knows_their_kinds() {
     server.namespace("shop").await;
     let agent = Agent::start(server.access());
     agent.worlds.synced().wait_for(|synced| *synced).await.unwrap();
-    assert_eq!(agent.status.load().errors, [""; 0]);
+    agent.status(|status| status.errors.is_empty()).await;
 
     define(&server, "PeerAuthentication", "peerauthentications").await;
     define(&server, "AuthorizationPolicy", "authorizationpolicies").await;
@@ -88,8 +88,10 @@ async fn policies_count_as_soon_as_the_cluster_knows_their_kinds() {
 
     let path = format!("{collection}/default");
     server.patch(&path, json!({"spec": {"mtls": {"mode": "SOMETIMES"}}})).await;
-    let status = agent.status(|status| status.rejected.contains_key(&policy)).await;
-    assert_eq!(status.errors.len(), 1, "{status:?}");
+    // A kind that is new is refused (429) while the API server prepares its storage; that passes.
+    agent
+        .status(|status| status.rejected.contains_key(&policy) && status.errors.len() == 1)
+        .await;
     assert!(agent.worlds.load().policies().contains(&policy), "the last good version");
     server.delete(&path).await;
     agent.world(|world| !world.policies().contains(&policy)).await;
