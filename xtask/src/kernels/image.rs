@@ -1,4 +1,4 @@
-//! The initial RAM disk: BusyBox, `ip`, adit, the test program, the libraries of all, a few modules, and
+//! The initial RAM disk: BusyBox, `ip`, adit, the test programs, the libraries of all, a few modules, and
 //! the script that is the guest's first process.
 
 use std::collections::BTreeSet;
@@ -9,19 +9,19 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::console::{DOCTOR, TESTS};
+use super::console::{CASES, DOCTOR, TESTS};
 use super::package::Kernel;
 use super::{Programs, run_for_output};
 
 /// What the tests need and Debian's cloud kernels have as modules. Outside of a guest the kernel loads
 /// all but the first by itself, when they are asked for.
-const MODULES: [&str; 4] = ["veth", "sch_ingress", "cls_bpf", "tcp_diag"];
+const MODULES: [&str; 5] = ["veth", "bridge", "sch_ingress", "cls_bpf", "tcp_diag"];
 
 /// Makes the disk, and returns its file.
 pub(super) fn build(
     kernel: &Kernel,
     programs: &Programs,
-    skipped: &[&str],
+    (skipped, cases): (&[&str], &[&str]),
     work: &Path,
 ) -> Result<PathBuf> {
     let root = work.join("root");
@@ -37,28 +37,29 @@ pub(super) fn build(
     fs::copy(&busybox, root.join("bin/busybox")).context("cannot copy BusyBox")?;
     let ip = find("ip", "iproute2")?;
     fs::copy(&ip, root.join("bin/ip")).context("cannot copy ip")?;
-    let Programs { adit, tests } = programs;
-    for (name, program) in [("adit", adit), ("datapath", tests)] {
+    let Programs { adit, tests, cases: e2e } = programs;
+    for (name, program) in [("adit", adit), ("datapath", tests), ("e2e", e2e)] {
         // Without its symbols it is a third, and the disk lives in the guest's memory.
         let to = root.join("tests").join(name);
         run_for_output(Command::new("strip").arg("-o").arg(&to).arg(program))?;
     }
-    for library in libraries(&[&ip, adit, tests])? {
+    for library in libraries(&[&ip, adit, tests, e2e])? {
         copy_library(&library, &root)?;
     }
     modules(kernel, &busybox, &root.join("modules"))?;
     let init = root.join("init");
-    fs::write(&init, script(skipped))?;
+    fs::write(&init, script(skipped, cases))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     pack(&root, &work.join("initramfs.gz"))
 }
 
-fn script(skipped: &[&str]) -> String {
+fn script(skipped: &[&str], cases: &[&str]) -> String {
+    let cases = cases.join(" ");
     let skip: String = skipped.iter().map(|test| format!(" --skip {test}")).collect();
     format!(
         "#!/bin/busybox sh
 /bin/busybox --install -s /bin 2>/dev/null # ip is there already
-export PATH=/bin E2E_REQUIRE=1
+export PATH=/bin E2E_REQUIRE=1 ADIT_BIN=/tests/adit
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -72,6 +73,8 @@ uname -r
 echo {DOCTOR} $?
 /tests/datapath{skip}
 echo {TESTS} $?
+/tests/e2e --test-threads 1 --exact {cases}
+echo {CASES} $?
 poweroff -f
 "
     )

@@ -1,5 +1,5 @@
-//! `cargo xtask kernels`: the datapath's tests on the kernels that README promises, in virtual machines
-//! under QEMU's software emulation.
+//! `cargo xtask kernels`: the datapath's tests, and end-to-end cases of what depends on the kernel, on the
+//! kernels that README promises, in virtual machines under QEMU's software emulation.
 //!
 //! Debian's cloud kernels come from apt and are kept outside the checkout, by version. The programs are
 //! those that `cargo test` builds; they go into an initial RAM disk with the libraries they need, and
@@ -29,8 +29,22 @@ const SERIES: [&str; 2] = ["6.1", "6.12"];
 /// of ports, not about kernels.
 const SKIPPED: [&str; 1] = ["upstream::short_connections_from_one_client_do_not_run_out_of_ports"];
 
-/// A boot and the tests; several times what they take.
-const LIMIT: Duration = Duration::from_secs(240);
+/// End-to-end cases: two nodes, two agents, enrolled pods. Interception and its way around, outward and
+/// inward, in both families, with the agent there, dead, and back. What does not ask the kernel for
+/// anything new is left to the machine that runs this.
+const CASES: [&str; 8] = [
+    "capture::no_byte_of_a_flow_between_enrolled_pods_can_be_read_on_the_wire",
+    "connects::the_application_sees_native_names_on_both_sides",
+    "enrolment::a_withdrawn_pod_is_left_as_it_was_found",
+    "flows::a_flow_within_a_node_is_tunnelled_in_both_families",
+    "flows::an_ipv6_flow_between_nodes_is_tunnelled",
+    "lifecycle::a_restarted_agent_takes_over_the_pods_of_the_one_that_was_killed",
+    "lifecycle::while_the_agent_is_dead_connects_wait_and_nothing_leaves_in_plaintext",
+    "services::a_pod_reaches_itself_through_a_service",
+];
+
+/// A boot, the tests and the cases; several times what they take.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs the tests on the newest kernel of each series, or of one.
 pub(crate) fn run(root: &Path, only: Option<&str>) -> Result<()> {
@@ -65,13 +79,13 @@ fn on(root: &Path, series: &str, programs: &Programs) -> Result<()> {
     println!("    {}", kernel.name);
     let work = root.join("target").join("kernels").join(series);
     fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-    let image = image::build(&kernel, programs, &SKIPPED, &work)?;
+    let image = image::build(&kernel, programs, (&SKIPPED, &CASES), &work)?;
     let console = guest::boot(&kernel.image()?, &image, LIMIT)?;
     let log = work.join("console.log");
     fs::write(&log, &console).context("cannot keep the console's text")?;
-    match console::verdict(&console, SKIPPED.len()) {
+    match console::verdict(&console, SKIPPED.len(), CASES.len()) {
         Ok(passed) => {
-            println!("    {passed} tests passed on {}", kernel.release);
+            println!("    {passed} tests and cases passed on {}", kernel.release);
             Ok(())
         }
         Err(why) => {
@@ -85,12 +99,14 @@ fn on(root: &Path, series: &str, programs: &Programs) -> Result<()> {
 struct Programs {
     adit: PathBuf,
     tests: PathBuf,
+    cases: PathBuf,
 }
 
-/// Builds adit and the datapath's tests.
+/// Builds adit, the datapath's tests and the end-to-end cases.
 fn build(root: &Path) -> Result<Programs> {
-    let arguments = ["test", "--quiet", "--locked", "-p", "adit", "--test", "datapath", "--no-run"];
+    let arguments = ["test", "--quiet", "--locked", "--no-run"];
     let mut command = cargo(root, &arguments);
+    command.args(["-p", "adit", "--test", "datapath", "-p", "adit-e2e", "--test", "e2e"]);
     command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
     let output = run_for_output(&mut command)?;
     programs(&output).with_context(|| format!("`{}` names no programs", show(&command)))
@@ -110,7 +126,8 @@ fn programs(messages: &str) -> Option<Programs> {
         paths.clone().find(name).map(Path::to_path_buf)
     };
     let tests = named(|name| name.starts_with("datapath-"))?;
-    Some(Programs { adit: named(|name| name == "adit")?, tests })
+    let cases = named(|name| name.starts_with("e2e-"))?;
+    Some(Programs { adit: named(|name| name == "adit")?, tests, cases })
 }
 
 /// Runs a command and returns what it printed.
@@ -134,11 +151,13 @@ mod tests {
             "{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/adit\"}\n",
             "{\"reason\":\"compiler-artifact\",\"executable\":null}\n",
             "{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/deps/datapath-1a\"}\n",
+            "{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/deps/e2e-2b\"}\n",
             "{\"reason\":\"build-finished\",\"success\":true}\n",
         );
         let found = programs(messages).unwrap();
         assert_eq!(found.adit, Path::new("/t/debug/adit"));
         assert_eq!(found.tests, Path::new("/t/debug/deps/datapath-1a"));
+        assert_eq!(found.cases, Path::new("/t/debug/deps/e2e-2b"));
         assert!(programs("{}").is_none());
     }
 }
