@@ -32,7 +32,7 @@ use rounds::Rounds;
 use socket2::Socket;
 use tokio::net::TcpStream;
 
-use crate::sys::{cgroup, errno};
+use crate::sys::{cgroup, errno, sockopt};
 
 /// Where the programs are kept and attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,11 +146,12 @@ pub struct Dial {
 }
 
 impl Dial {
-    /// Connects.
+    /// Connects, to send at once what it is given.
     ///
     /// # Errors
     /// The socket's; or that the connection would come back to the agent.
     pub async fn connect(self) -> io::Result<TcpStream> {
+        sockopt::send_at_once(&self.socket)?;
         match self.socket.connect(&self.to.into()) {
             Err(error) if error.raw_os_error() != Some(errno::EINPROGRESS) => return Err(error),
             _ => {}

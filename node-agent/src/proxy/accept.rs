@@ -67,7 +67,6 @@ impl Captured {
         if is_own(&pod, dialled.ip(), source.ip()) || pod.sockets.is_own(source) {
             return Err(refuse(&tcp));
         }
-        tcp.set_nodelay(true)?;
         Ok(Self { pod, tcp, source, dialled })
     }
 }
@@ -85,7 +84,6 @@ impl Arrived {
         if dialled.port() == listener && is_own(&pod, dialled.ip(), source.ip()) {
             return Err(refuse(tcp));
         }
-        tcp.set_nodelay(true)?;
         Ok(Self { pod, source, tunnel: None, dialled, claimed_service: None })
     }
 }

@@ -52,6 +52,15 @@ pub fn set_bind_address_no_port(socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends small segments at once (TCP_NODELAY). What a listener accepts inherits it: the kernel clones
+/// its `tcp_sock` (`inet_csk_clone_lock`), `nonagle` with it.
+///
+/// # Errors
+/// The kernel's.
+pub fn send_at_once(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket.as_fd()).set_tcp_nodelay(true)
+}
+
 /// Makes closing a connection reset it: the other end sees an error and no end of data. So does the
 /// death of the process (`__tcp_close` in net/ipv4/tcp.c asks for no more than the option). What a
 /// listener accepts inherits it.
@@ -80,6 +89,14 @@ mod tests {
     fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (client, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn what_a_listener_accepts_sends_at_once_as_it_does() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!connected(&listener).1.nodelay().unwrap());
+        send_at_once(&listener).unwrap();
+        assert!(connected(&listener).1.nodelay().unwrap());
     }
 
     #[test]

@@ -380,7 +380,6 @@ impl Inner {
         };
         let dial = pod.sockets.outward(to).map_err(failed)?;
         let tcp = dial.connect().await.map_err(failed)?;
-        tcp.set_nodelay(true).map_err(failed)?;
         let tcp = tcp.into_std().map_err(failed)?;
         // A peer that proved the wrong identity will not prove the right one a moment later.
         let again = false;

@@ -77,6 +77,9 @@ impl Pods {
     pub(super) fn add(&mut self, pod: &Arc<EnrolledPod>, listeners: Listeners) -> io::Result<()> {
         let Listeners { outbound, hbone, plaintext } = listeners;
         // Inherited by what they accept, at no cost per connection.
+        for listener in [&outbound, &hbone, &plaintext] {
+            sockopt::send_at_once(listener)?;
+        }
         for of_applications in [&outbound, &plaintext] {
             sockopt::reset_on_close(of_applications)?;
         }
@@ -109,7 +112,6 @@ impl Pods {
         spawn_local(accept_loop(hbone, watched, {
             let (local, pod) = (Rc::clone(local), Arc::clone(pod));
             move |tcp| {
-                tcp.set_nodelay(true)?;
                 let Some(place) = local.handshakes.place() else {
                     sockopt::reset_on_close(&tcp)?;
                     tracing::warn!(pod = %pod.name, "tunnel refused: too many handshakes at once");
