@@ -14,8 +14,7 @@ use tokio::time::Instant;
 use super::Stages;
 use super::accept::Arrived;
 use super::flows::Flow;
-use super::forward::End;
-use super::tcp;
+use super::forward::{End, TcpEnd};
 use crate::datapath::{Dial, EnrolledPod, connect_failure};
 use crate::sys::sockopt;
 use crate::tunnel::{ConnectHead, OpenError, Place, Reader, Writer};
@@ -29,7 +28,7 @@ pub(super) enum Link {
     /// A stream in a tunnel, and its place there.
     Tunnel(End<Reader, Writer>, Place),
     /// Plain TCP.
-    Plain(End<tcp::Reader, tcp::Writer>),
+    Plain(TcpEnd),
 }
 
 /// Connects an outbound flow as the world says at the moment. While the other node's agent cannot
@@ -119,7 +118,7 @@ pub(super) async fn inward(
     stages: &Stages,
     arrived: &Arrived,
     permit: &Permit,
-) -> Result<End<tcp::Reader, tcp::Writer>, CloseReason> {
+) -> Result<TcpEnd, CloseReason> {
     let dial = arrived.pod.sockets.inward(arrived.source.ip(), permit.destination());
     Ok(End::tcp(establish(dial, stages.connect_timeout).await?))
 }
@@ -128,9 +127,7 @@ async fn establish(dial: std::io::Result<Dial>, limit: Duration) -> Result<TcpSt
     let connect = async {
         let dial = dial?;
         sockopt::reset_on_close(&dial.socket)?;
-        let tcp = dial.connect().await?;
-        tcp.set_nodelay(true)?;
-        Ok(tcp)
+        dial.connect().await
     };
     match tokio::time::timeout(limit, connect).await {
         Ok(Ok(tcp)) => Ok(tcp),

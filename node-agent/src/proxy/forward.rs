@@ -1,8 +1,12 @@
 //! The fourth stage: bytes in both directions, until both have ended. The only copy loop.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::{Context, Poll};
 
 use adit_core::flow::CloseReason;
+use bytes::Bytes;
 use futures_util::future::{Either, select, try_join};
 use tokio::net::TcpStream;
 
@@ -28,7 +32,19 @@ enum Side {
     Destination,
 }
 
-impl End<tcp::Reader, tcp::Writer> {
+/// An end that is a TCP connection of this node.
+pub(super) type TcpEnd = End<tcp::Reader, tcp::Writer>;
+
+impl Side {
+    const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+}
+
+impl TcpEnd {
     pub(super) fn tcp(tcp: TcpStream) -> Self {
         let (reader, writer) = tcp::split(tcp);
         Self::new(reader, writer)
@@ -68,8 +84,8 @@ impl Drop for Telling<'_> {
 /// Carries the flow.
 pub(super) async fn forward<R1, W1, R2, W2>(
     flow: &Flow,
-    mut source: End<R1, W1>,
-    mut destination: End<R2, W2>,
+    source: &mut End<R1, W1>,
+    destination: &mut End<R2, W2>,
 ) -> CloseReason
 where
     R1: ReadHalf,
@@ -100,35 +116,66 @@ where
     }
 }
 
+/// How far one direction has come.
+enum Step {
+    Ended,
+    /// The receiver takes no more for now of so many bytes that were read.
+    Slow(u64),
+}
+
 /// One direction. `count` grows by what was handed on.
 async fn pump<R: ReadHalf, W: WriteHalf>(
     (side, reader): (Side, &mut R),
     writer: &mut W,
     count: &Cell<u64>,
 ) -> Result<(), (Side, Broken)> {
-    let other = match side {
-        Side::Source => Side::Destination,
-        Side::Destination => Side::Source,
-    };
+    let mut bytes = Bytes::new();
     loop {
-        let read = {
-            let (read, broken) = (std::pin::pin!(reader.read()), std::pin::pin!(writer.broken()));
-            match select(read, broken).await {
-                Either::Left((read, _)) => read.map_err(|broken| (side, broken))?,
-                Either::Right((broken, _)) => return Err((other, broken)),
-            }
-        };
-        let Some(bytes) = read else { break };
-        let n = bytes.len() as u64;
-        {
-            let (write, broken) =
-                (std::pin::pin!(writer.write(bytes)), std::pin::pin!(reader.broken()));
-            match select(write, broken).await {
-                Either::Left((written, _)) => written.map_err(|broken| (other, broken))?,
-                Either::Right((broken, _)) => return Err((side, broken)),
+        match poll_fn(|cx| step((side, &mut *reader), writer, (&mut bytes, count), cx)).await? {
+            Step::Ended => break,
+            Step::Slow(read) => {
+                // Boxed: only who waits for a slow receiver needs the room.
+                Box::pin(wait((side, &mut *reader), writer, &mut bytes)).await?;
+                count.set(count.get() + read);
             }
         }
+    }
+    poll_fn(|cx| writer.poll_finish(cx)).await.map_err(|broken| (side.other(), broken))
+}
+
+/// Hands on what comes, until nothing more does or the receiver is slow.
+fn step<R: ReadHalf, W: WriteHalf>(
+    (side, reader): (Side, &mut R),
+    writer: &mut W,
+    (bytes, count): (&mut Bytes, &Cell<u64>),
+    cx: &mut Context<'_>,
+) -> Poll<Result<Step, (Side, Broken)>> {
+    loop {
+        let Poll::Ready(read) = reader.poll_read(cx) else {
+            return writer.poll_broken(cx).map(|broken| Err((side.other(), broken)));
+        };
+        let Some(read) = read.map_err(|broken| (side, broken))? else {
+            return Poll::Ready(Ok(Step::Ended));
+        };
+        let n = read.len() as u64;
+        *bytes = read;
+        let Poll::Ready(written) = writer.poll_write(bytes, cx) else {
+            return Poll::Ready(Ok(Step::Slow(n)));
+        };
+        written.map_err(|broken| (side.other(), broken))?;
         count.set(count.get() + n);
     }
-    writer.finish().await.map_err(|broken| (other, broken))
+}
+
+/// Waits until the receiver has taken all of it, or the sender breaks off meanwhile.
+async fn wait<R: ReadHalf, W: WriteHalf>(
+    (side, reader): (Side, &mut R),
+    writer: &mut W,
+    bytes: &mut Bytes,
+) -> Result<(), (Side, Broken)> {
+    let written = pin!(poll_fn(|cx| writer.poll_write(bytes, cx)));
+    match select(written, pin!(reader.broken())).await {
+        Either::Left((written, _)) => written.map_err(|broken| (side.other(), broken)),
+        Either::Right((broken, _)) => Err((side, broken)),
+    }
 }

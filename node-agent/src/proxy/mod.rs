@@ -1,5 +1,9 @@
 //! The life of a flow, top to bottom: accepted → registered → decided → connected → forwarded →
 //! ended. Each stage is one file; what it returns says what is now known.
+//!
+//! A flow's task is as large as the largest of its stages for as long as the flow lives. So everything
+//! up to the connection is in a box, which goes when that stands, and what forwards takes its ends by
+//! reference: what is moved into a future has room there twice.
 
 mod accept;
 mod authorize;
@@ -8,6 +12,7 @@ mod flows;
 mod forward;
 mod tcp;
 
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +25,9 @@ pub(crate) use accept::{Arrived, Captured, Requested};
 pub(crate) use flows::{Flow, Flows, refused_tunnel};
 
 use crate::discovery::Worlds;
-use crate::tunnel::{Broken, Incoming, Tunnels};
-use forward::{End, forward};
+use crate::tunnel::{Broken, Incoming, ReadHalf, Reader, Tunnels, WriteHalf, Writer};
+use connect::Link;
+use forward::{End, TcpEnd, forward};
 
 /// Keep-alive probes that a plaintext peer may leave unanswered.
 const PROBES: u32 = 6;
@@ -75,73 +81,113 @@ impl Default for Settings {
 }
 
 /// A connection that an enrolled pod opened.
-pub(crate) async fn outbound(stages: Rc<Stages>, captured: Captured) {
-    let flow = stages.flows.register_outbound(&stages.worlds.load(), &captured);
-    let Captured { pod, tcp, dialled, .. } = captured;
-    let source = End::tcp(tcp);
-    let reason = flow.race(async {
-        // Boxed: a connected flow does not carry the room its connecting needed.
-        let link = Box::pin(connect::outward(&stages, &flow, &pod, dialled)).await;
-        match link {
-            Ok(connect::Link::Tunnel(end, _place)) => forward(&flow, source, end).await,
-            Ok(connect::Link::Plain(end)) => forward(&flow, source, end).await,
+pub(crate) fn outbound(stages: Rc<Stages>, captured: Captured) -> impl Future<Output = ()> {
+    let connected = Box::pin(connect_outward(stages, captured));
+    async {
+        let (flow, connected) = connected.await;
+        let reason = match connected {
+            Ok((mut source, Link::Tunnel(mut end, _place))) => {
+                flow.race(pin!(forward(&flow, &mut source, &mut end))).await
+            }
+            Ok((mut source, Link::Plain(mut end))) => {
+                flow.race(pin!(forward(&flow, &mut source, &mut end))).await
+            }
             Err(reason) => reason,
-        }
-    });
-    let reason = reason.await;
-    flow.finish(reason);
+        };
+        flow.finish(reason);
+    }
 }
 
 /// A plaintext connection to an enrolled pod.
-pub(crate) async fn inbound_plaintext(stages: Rc<Stages>, arrived: Arrived, tcp: TcpStream) {
-    let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
-    let source = End::tcp(tcp);
-    let reason = flow.race(async {
-        match Box::pin(to_application(&stages, &flow, &arrived)).await {
-            Ok(application) => forward(&flow, source, application).await,
-            Err(reason) => reason,
-        }
-    });
-    let reason = reason.await;
-    flow.finish(reason);
+pub(crate) fn inbound_plaintext(
+    stages: Rc<Stages>,
+    arrived: Arrived,
+    tcp: TcpStream,
+) -> impl Future<Output = ()> {
+    carry(Box::pin(connect_inward(stages, arrived, tcp)))
 }
 
 /// A stream in a tunnel to an enrolled pod. The answer 200 comes only after the application has
 /// accepted.
-pub(crate) async fn inbound_tunnelled(stages: Rc<Stages>, requested: Requested, request: Incoming) {
+pub(crate) fn inbound_tunnelled(
+    stages: Rc<Stages>,
+    requested: Requested,
+    request: Incoming,
+) -> impl Future<Output = ()> {
+    carry(Box::pin(answer(stages, requested, request)))
+}
+
+/// The two ends of a flow, or why they were not connected.
+type Connected<Source, Destination> = (Flow, Result<(Source, Destination), CloseReason>);
+
+async fn carry<R1: ReadHalf, W1: WriteHalf, R2: ReadHalf, W2: WriteHalf>(
+    connecting: Pin<Box<impl Future<Output = Connected<End<R1, W1>, End<R2, W2>>>>>,
+) {
+    let (flow, connected) = connecting.await;
+    let reason = match connected {
+        Ok((mut source, mut destination)) => {
+            flow.race(pin!(forward(&flow, &mut source, &mut destination))).await
+        }
+        Err(reason) => reason,
+    };
+    flow.finish(reason);
+}
+
+async fn connect_outward(stages: Rc<Stages>, captured: Captured) -> Connected<TcpEnd, Link> {
+    let flow = stages.flows.register_outbound(&stages.worlds.load(), &captured);
+    let Captured { pod, tcp, dialled, .. } = captured;
+    let source = End::tcp(tcp);
+    let link = flow.unless_ended(connect::outward(&stages, &flow, &pod, dialled)).await;
+    (flow, link.map(|link| (source, link)))
+}
+
+async fn connect_inward(
+    stages: Rc<Stages>,
+    arrived: Arrived,
+    tcp: TcpStream,
+) -> Connected<TcpEnd, TcpEnd> {
+    let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
+    let source = End::tcp(tcp);
+    let application = flow.unless_ended(to_application(&stages, &flow, &arrived)).await;
+    (flow, application.map(|application| (source, application)))
+}
+
+async fn answer(
+    stages: Rc<Stages>,
+    requested: Requested,
+    request: Incoming,
+) -> Connected<End<Reader, Writer>, TcpEnd> {
     let mut responder = request.responder;
     let arrived = match requested {
         Requested::Stream(arrived) => arrived,
         Requested::Refused { arrived, reason } => {
             responder.reject(status(reason));
             let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
-            return flow.finish(reason);
+            return (flow, Err(reason));
         }
     };
     let flow = stages.flows.register_inbound(&stages.worlds.load(), &arrived);
     let connected = flow.unless_ended(async {
         tokio::select! {
             biased;
-            application = Box::pin(to_application(&stages, &flow, &arrived)) => application,
+            application = to_application(&stages, &flow, &arrived) => application,
             gone = responder.given_up() => Err(match gone {
                 Broken::Reset | Broken::Denied => CloseReason::ResetBySource,
                 Broken::Lost | Broken::Silent | Broken::Evicted => CloseReason::TunnelLost,
             }),
         }
     });
-    let reason = match connected.await {
+    let answered = match connected.await {
         Ok(application) => match responder.accept() {
-            Ok((reader, writer)) => {
-                flow.race(forward(&flow, End::new(reader, writer), application)).await
-            }
-            Err(_gone) => CloseReason::TunnelLost,
+            Ok((reader, writer)) => Ok((End::new(reader, writer), application)),
+            Err(_gone) => Err(CloseReason::TunnelLost),
         },
         Err(reason) => {
             responder.reject(status(reason));
-            reason
+            Err(reason)
         }
     };
-    flow.finish(reason);
+    (flow, answered)
 }
 
 /// Authorised first, then connected: `connect::inward` takes the permit.
@@ -149,7 +195,7 @@ async fn to_application(
     stages: &Stages,
     flow: &Flow,
     arrived: &Arrived,
-) -> Result<End<tcp::Reader, tcp::Writer>, CloseReason> {
+) -> Result<TcpEnd, CloseReason> {
     let permit = match authorize::probe(stages, flow, arrived).await {
         Some(permit) => permit,
         None => authorize::inbound(stages, flow, arrived)?,

@@ -1,13 +1,12 @@
 //! The two halves of a TCP connection.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
-use std::task::{Poll, ready};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -40,21 +39,18 @@ pub(super) fn split(tcp: TcpStream) -> (Reader, Writer) {
 }
 
 impl ReadHalf for Reader {
-    async fn read(&mut self) -> Result<Option<Bytes>, Broken> {
-        poll_fn(|cx| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                scratch.clear();
-                scratch.reserve(READ);
-                let mut room = (&mut *scratch).limit(READ);
-                let n = ready!(pin!(self.0.read_buf(&mut room)).poll(cx)).map_err(broken)?;
-                Poll::Ready(Ok(match n {
-                    0 => None,
-                    1..=COPY => Some(Bytes::copy_from_slice(scratch)),
-                    _ => Some(scratch.split().freeze()),
-                }))
-            })
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            scratch.reserve(READ);
+            let mut room = (&mut *scratch).limit(READ);
+            let n = ready!(pin!(self.0.read_buf(&mut room)).poll(cx)).map_err(broken)?;
+            Poll::Ready(Ok(match n {
+                0 => None,
+                1..=COPY => Some(Bytes::copy_from_slice(scratch)),
+                _ => Some(scratch.split().freeze()),
+            }))
         })
-        .await
     }
 
     async fn broken(&mut self) -> Broken {
@@ -70,18 +66,18 @@ impl ReadHalf for Reader {
 }
 
 impl WriteHalf for Writer {
-    async fn write(&mut self, bytes: Bytes) -> Result<(), Broken> {
-        let Some(half) = &mut self.0 else {
-            return Err(Broken::Reset);
-        };
-        half.write_all(&bytes).await.map_err(broken)
+    fn poll_write(&mut self, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let half = self.0.as_mut().ok_or(Broken::Reset)?;
+        while !bytes.is_empty() {
+            let n = ready!(Pin::new(&mut *half).poll_write(cx, bytes)).map_err(broken)?;
+            bytes.advance(n);
+        }
+        Poll::Ready(Ok(()))
     }
 
-    async fn finish(&mut self) -> Result<(), Broken> {
-        let Some(half) = &mut self.0 else {
-            return Err(Broken::Reset);
-        };
-        half.shutdown().await.map_err(broken)
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let half = self.0.as_mut().ok_or(Broken::Reset)?;
+        Pin::new(half).poll_shutdown(cx).map_err(broken)
     }
 
     fn reset(&mut self) {
@@ -98,9 +94,9 @@ impl WriteHalf for Writer {
         let _closed: io::Result<()> = sockopt::deliver_on_close(tcp);
     }
 
-    async fn broken(&mut self) -> Broken {
+    fn poll_broken(&mut self, _cx: &mut Context<'_>) -> Poll<Broken> {
         // A reset is seen by the reading half, or by the next write.
-        std::future::pending().await
+        Poll::Pending
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -225,10 +226,10 @@ impl Responder {
 }
 
 impl ReadHalf for Reader {
-    async fn read(&mut self) -> Result<Option<Bytes>, Broken> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         match self {
-            Self::H2(reader) => reader.read().await,
-            Self::Framing(reader) => reader.read().await,
+            Self::H2(reader) => reader.poll_read(cx),
+            Self::Framing(reader) => reader.poll_read(cx),
         }
     }
 
@@ -241,17 +242,17 @@ impl ReadHalf for Reader {
 }
 
 impl WriteHalf for Writer {
-    async fn write(&mut self, bytes: Bytes) -> Result<(), Broken> {
+    fn poll_write(&mut self, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
-            Self::H2(writer) => writer.write(bytes).await,
-            Self::Framing(writer) => writer.write(bytes).await,
+            Self::H2(writer) => writer.poll_write(bytes, cx),
+            Self::Framing(writer) => writer.poll_write(bytes, cx),
         }
     }
 
-    async fn finish(&mut self) -> Result<(), Broken> {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
-            Self::H2(writer) => writer.finish().await,
-            Self::Framing(writer) => writer.finish().await,
+            Self::H2(writer) => writer.poll_finish(cx),
+            Self::Framing(writer) => writer.poll_finish(cx),
         }
     }
 
@@ -276,10 +277,10 @@ impl WriteHalf for Writer {
         }
     }
 
-    async fn broken(&mut self) -> Broken {
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         match self {
-            Self::H2(writer) => writer.broken().await,
-            Self::Framing(writer) => writer.broken().await,
+            Self::H2(writer) => writer.poll_broken(cx),
+            Self::Framing(writer) => writer.poll_broken(cx),
         }
     }
 }

@@ -16,7 +16,10 @@ mod term;
 mod tls;
 
 use std::future::Future;
+#[cfg(any(test, feature = "testing"))]
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use adit_core::flow::TlsInfo;
@@ -99,23 +102,31 @@ pub(crate) enum Broken {
 }
 
 /// The half of a flow's end that bytes come from.
+///
+/// What a flow waits for as long as it is idle is polled, so that its task holds no futures for it.
 pub(crate) trait ReadHalf {
     /// The next bytes; `None` when the other side has finished. What was returned before counts as
     /// dealt with, so that the sender may send more.
-    fn read(&mut self) -> impl Future<Output = Result<Option<Bytes>, Broken>>;
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>>;
 
     /// Completes when the sender breaks off, also while nothing is read because the other side is
     /// slow, or when what waits to be read must go. To be awaited only while the other side is slow.
     fn broken(&mut self) -> impl Future<Output = Broken>;
+
+    /// Waits for the next bytes.
+    #[cfg(any(test, feature = "testing"))]
+    fn read(&mut self) -> impl Future<Output = Result<Option<Bytes>, Broken>> {
+        poll_fn(|cx| self.poll_read(cx))
+    }
 }
 
 /// The half of a flow's end that bytes go to.
 pub(crate) trait WriteHalf {
-    /// Writes all of it; waits while the receiver is slow.
-    fn write(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), Broken>>;
+    /// Writes what the receiver takes, and leaves the rest in `bytes`; completes when nothing is left.
+    fn poll_write(&mut self, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
 
     /// Says that nothing more will come.
-    fn finish(&mut self) -> impl Future<Output = Result<(), Broken>>;
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>>;
 
     /// Breaks off, so that the application at that end sees a reset.
     fn reset(&mut self);
@@ -129,7 +140,25 @@ pub(crate) trait WriteHalf {
     fn close(&mut self) {}
 
     /// Completes when the receiver breaks off, also while nothing is written.
-    fn broken(&mut self) -> impl Future<Output = Broken>;
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken>;
+
+    /// Writes all of it.
+    #[cfg(any(test, feature = "testing"))]
+    fn write(&mut self, mut bytes: Bytes) -> impl Future<Output = Result<(), Broken>> {
+        poll_fn(move |cx| self.poll_write(&mut bytes, cx))
+    }
+
+    /// Says that nothing more will come.
+    #[cfg(any(test, feature = "testing"))]
+    fn finish(&mut self) -> impl Future<Output = Result<(), Broken>> {
+        poll_fn(|cx| self.poll_finish(cx))
+    }
+
+    /// Waits until the receiver breaks off.
+    #[cfg(test)]
+    fn broken(&mut self) -> impl Future<Output = Broken> {
+        poll_fn(|cx| self.poll_broken(cx))
+    }
 }
 
 /// What a CONNECT request says (see [`adit_core::hbone`]).

@@ -89,9 +89,7 @@ async fn policies_count_as_soon_as_the_cluster_knows_their_kinds() {
     let path = format!("{collection}/default");
     server.patch(&path, json!({"spec": {"mtls": {"mode": "SOMETIMES"}}})).await;
     // A kind that is new is refused (429) while the API server prepares its storage; that passes.
-    agent
-        .status(|status| status.rejected.contains_key(&policy) && status.errors.len() == 1)
-        .await;
+    agent.status(|status| status.rejected.contains_key(&policy) && status.errors.len() == 1).await;
     assert!(agent.worlds.load().policies().contains(&policy), "the last good version");
     server.delete(&path).await;
     agent.world(|world| !world.policies().contains(&policy)).await;

@@ -1,6 +1,7 @@
 //! Two agents in this process, real tunnels and certificates between them, applications on loopback.
 
 mod policy;
+mod size;
 mod term;
 
 use std::net::SocketAddr;

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -201,20 +201,21 @@ const fn worth_counting(unread: usize) -> usize {
 }
 
 impl ReadHalf for Reader {
-    async fn read(&mut self) -> Result<Option<Bytes>, Broken> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         let released = std::mem::take(&mut self.taken);
-        let (link, id) = (&self.held.link, self.held.id);
+        let mut machine = self.held.link.borrow_mut();
         if released > 0 {
-            link.borrow_mut().release(id, released);
+            machine.release(self.held.id, released);
         }
-        let read = poll_fn(|cx| link.borrow_mut().poll_read(id, cx)).await?;
+        let read = ready!(machine.poll_read(self.held.id, cx))?;
+        drop(machine);
         if let Some(bytes) = &read {
             self.taken = bytes.len();
             if self.counted > 0 {
                 self.count(self.counted.saturating_sub(bytes.len()));
             }
         }
-        Ok(read)
+        Poll::Ready(Ok(read))
     }
 
     async fn broken(&mut self) -> Broken {
@@ -240,13 +241,12 @@ impl ReadHalf for Reader {
 }
 
 impl WriteHalf for Writer {
-    async fn write(&mut self, mut bytes: Bytes) -> Result<(), Broken> {
-        let (link, id) = (&self.held.link, self.held.id);
-        poll_fn(|cx| link.borrow_mut().poll_write(id, &mut bytes, cx)).await
+    fn poll_write(&mut self, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        self.held.link.borrow_mut().poll_write(self.held.id, bytes, cx)
     }
 
-    async fn finish(&mut self) -> Result<(), Broken> {
-        self.held.link.borrow_mut().finish(self.held.id)
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Poll::Ready(self.held.link.borrow_mut().finish(self.held.id))
     }
 
     fn reset(&mut self) {
@@ -257,8 +257,7 @@ impl WriteHalf for Writer {
         self.held.link.borrow_mut().reset(self.held.id, Code::NoLongerPermitted);
     }
 
-    async fn broken(&mut self) -> Broken {
-        let (link, id) = (&self.held.link, self.held.id);
-        poll_fn(|cx| link.borrow_mut().poll_broken(id, cx)).await
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        self.held.link.borrow_mut().poll_broken(self.held.id, cx)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ::h2::client::SendRequest;
@@ -335,7 +336,7 @@ fn cost(chunk: &Bytes) -> usize {
 }
 
 impl ReadHalf for Reader {
-    async fn read(&mut self) -> Result<Option<Bytes>, Broken> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         let released = std::mem::take(&mut self.unreleased);
         if released > 0 {
             self.stream.flow_control().release_capacity(released).map_err(broken)?;
@@ -344,24 +345,22 @@ impl ReadHalf for Reader {
             self.share.shrink(cost(&bytes));
             if !bytes.is_empty() {
                 self.unreleased = bytes.len();
-                return Ok(Some(bytes));
+                return Poll::Ready(Ok(Some(bytes)));
             }
         }
-        if self.ended {
-            return Ok(None);
-        }
-        loop {
-            match self.stream.data().await {
+        while !self.ended {
+            match ready!(self.stream.poll_data(cx)) {
                 // An END_STREAM on its own frame: the end follows.
                 Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(bytes)) => {
                     self.unreleased = bytes.len();
-                    return Ok(Some(bytes));
+                    return Poll::Ready(Ok(Some(bytes)));
                 }
-                Some(Err(error)) => return Err(broken(error)),
-                None => return Ok(None),
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => self.ended = true,
             }
         }
+        Poll::Ready(Ok(None))
     }
 
     async fn broken(&mut self) -> Broken {
@@ -383,25 +382,25 @@ impl ReadHalf for Reader {
 }
 
 impl WriteHalf for Writer {
-    async fn write(&mut self, mut bytes: Bytes) -> Result<(), Broken> {
+    fn poll_write(&mut self, bytes: &mut Bytes, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         while !bytes.is_empty() {
             self.stream.reserve_capacity(bytes.len());
             let mut free = self.stream.capacity();
             while free == 0 {
-                free = match poll_fn(|cx| self.stream.poll_capacity(cx)).await {
+                free = match ready!(self.stream.poll_capacity(cx)) {
                     Some(Ok(free)) => free,
-                    Some(Err(error)) => return Err(broken(error)),
-                    None => return Err(self.broken().await),
+                    Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                    None => return self.poll_broken(cx).map(Err),
                 };
             }
             let part = bytes.split_to(free.min(bytes.len()));
             self.stream.send_data(part, false).map_err(broken)?;
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
-    async fn finish(&mut self) -> Result<(), Broken> {
-        self.stream.send_data(Bytes::new(), true).map_err(broken)
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(broken))
     }
 
     fn reset(&mut self) {
@@ -412,10 +411,10 @@ impl WriteHalf for Writer {
         self.stream.send_reset(Reason::from(NO_LONGER_PERMITTED));
     }
 
-    async fn broken(&mut self) -> Broken {
-        match poll_fn(|cx| self.stream.poll_reset(cx)).await {
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        Poll::Ready(match ready!(self.stream.poll_reset(cx)) {
             Ok(reason) => reset(reason),
             Err(error) => broken(error),
-        }
+        })
     }
 }
