@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, watch};
 
 use crate::shutdown::Shutdown;
+use crate::sys::process;
 
 pub use status::{SourceStatus, StatusHandle};
 
@@ -117,7 +118,9 @@ impl Worlds {
 
     /// Says that everything has been listed once. Called by the source after that publish.
     pub fn mark_synced(&self) {
-        self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
+        if self.synced.send_if_modified(|synced| !std::mem::replace(synced, true)) {
+            process::return_free_memory();
+        }
     }
 }
 

@@ -14,4 +14,6 @@ mod discovery;
 #[cfg(test)]
 mod policies;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod server;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use adit::discovery::kubernetes::Access;
 use http::{Method, Request};
+use kube::Client;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 
@@ -114,12 +115,21 @@ impl Server {
 
     /// A kubeconfig with this token.
     pub(crate) fn kubeconfig(&self, name: &str, token: &str) -> PathBuf {
+        self.write_kubeconfig(name, token, self.api_port)
+    }
+
+    /// The administrator's, through this port of the loopback.
+    pub(crate) fn kubeconfig_at(&self, name: &str, port: u16) -> PathBuf {
+        self.write_kubeconfig(name, ADMIN, port)
+    }
+
+    fn write_kubeconfig(&self, name: &str, token: &str, port: u16) -> PathBuf {
         let path = self.directory.join(format!("{name}.conf"));
         let ca = self.directory.join("ca.crt");
         let text = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "clusters": [{"name": "c", "cluster": {
-                "server": format!("https://127.0.0.1:{}", self.api_port),
+                "server": format!("https://127.0.0.1:{port}"),
                 "certificate-authority": ca,
             }}],
             "users": [{"name": "u", "user": {"token": token}}],
@@ -131,6 +141,14 @@ impl Server {
 
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.api_port
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        self.access().client().await.unwrap()
     }
 
     pub(crate) async fn request(

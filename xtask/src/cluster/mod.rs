@@ -40,6 +40,8 @@ pub(crate) enum Action {
     },
     /// The tests that need a real API server, and then the walk: what CI runs of it
     Ci,
+    /// What 5,000 pods cost an agent: a real API server, objects without a kubelet (minutes; a quiet machine)
+    Scale,
     /// Run kubectl against the cluster
     Kubectl {
         /// What kubectl is told
@@ -66,6 +68,10 @@ pub(crate) fn run(root: &Path, action: &Action) -> Result<()> {
             cluster.prepare()?;
             cluster.api_server_tests()?;
             cluster.test_and_end(true)
+        }
+        Action::Scale => {
+            cluster.prepare()?;
+            cluster.scale()
         }
         Action::Kubectl { arguments } => execute(cluster.script("kubectl.sh").args(arguments)),
         Action::Down => cluster.down(),
@@ -139,6 +145,15 @@ impl<'a> Cluster<'a> {
             tests.env("ADIT_K8S_ROOT", &self.cache).env("ADIT_K8S_REQUIRE", "1");
             execute(&mut tests)
         })
+    }
+
+    fn scale(&self) -> Result<()> {
+        let adit = build(self.root, &["--release", "-p", "adit", "--bin", "adit"], "adit")?;
+        let arguments = ["test", "--locked", "-p", "adit", "--test", "apiserver", "scale", "--"];
+        let mut measurement = cargo(self.root, &arguments);
+        measurement.args(["--ignored", "--nocapture", "--test-threads=1"]);
+        measurement.env("ADIT_K8S_ROOT", &self.cache).env("ADIT_K8S_REQUIRE", "1");
+        execute(measurement.env("ADIT_BIN", adit))
     }
 
     fn load(&self, dev: bool) -> Result<()> {

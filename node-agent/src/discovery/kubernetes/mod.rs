@@ -51,8 +51,9 @@ pub const POLICIES: &[Kind] = &[Kind::PeerAuthentication, Kind::AuthorizationPol
 /// change and for a hundred.
 const BATCH: Duration = Duration::from_millis(20);
 
-/// News that wait for the hub; beyond them the watches are read no further.
-const NEWS: usize = 1024;
+/// News that wait for the hub; beyond them the watches are read no further. Each may be an object as it
+/// came, a pod with all of its specification, of tens of kilobytes in memory.
+const NEWS: usize = 64;
 
 /// Where the API server is, and what of it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
