@@ -6,6 +6,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod objects;
 pub(crate) mod policy;
 pub(crate) mod probes;
+pub(crate) mod told;
 pub(crate) mod traffic;
 pub(crate) mod upheaval;
 
