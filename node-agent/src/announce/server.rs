@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub struct Server {
     access: Access,
     client: Option<Client>,
-    /// What went wrong last, so that it is said once.
+    /// The kind of what went wrong last, so that it is said once.
     said: Option<String>,
 }
 
@@ -83,9 +83,13 @@ impl Server {
         }
         if answer == Answer::Gone {
             tracing::debug!(path, why, "there is nothing to tell of any more");
-        } else if self.said.as_ref() != Some(&why) {
-            tracing::warn!(path, why, "the API server cannot be told; it will be tried again");
-            self.said = Some(why);
+        } else {
+            // Once for each kind of answer: what follows it names the object, and there may be many.
+            let kind = why.split(':').next().unwrap_or_default();
+            if self.said.as_deref() != Some(kind) {
+                tracing::warn!(path, why, "the API server cannot be told; it will be tried again");
+                self.said = Some(kind.to_owned());
+            }
         }
         Err(answer)
     }
