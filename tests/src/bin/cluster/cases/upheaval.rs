@@ -69,9 +69,10 @@ pub(crate) fn api_server_away(lab: &Lab) -> Result<String> {
     ensure!(seen.contains("failed=0"), "{seen}");
     lab.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=90s"])?;
     lab.wait_enrolled(SHOP, PODS)?;
-    // The agents hear again.
+    // The agents hear again. A kubelet may take a minute to: client-go's pauses grow to 30 s, and as
+    // much again by chance.
     lab.kubectl(&["apply", "-f", &lab.file("manifests/late.yaml")])?;
-    lab.kubectl(&["-n", SHOP, "wait", "--for=condition=Ready", "pod/late", "--timeout=60s"])?;
+    lab.kubectl(&["-n", SHOP, "wait", "--for=condition=Ready", "pod/late", "--timeout=120s"])?;
     lab.kubectl(&["delete", "-f", &lab.file("manifests/late.yaml"), "--grace-period=1"])?;
     Ok(seen.trim().to_owned())
 }
