@@ -2,6 +2,7 @@
 # debs.sh: Debian's container runtime, unpacked under $ROOT/deb and laid over /usr on the nodes only: the machine stays as it is.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
+rm -rf "$ROOT/debs" "$ROOT/deb"
 mkdir -p "$ROOT/debs" "$ROOT/deb"
 cd "$ROOT/debs"
 compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || apt-get update

@@ -11,6 +11,7 @@ node_cidr() { echo "10.91.${1#n}.0/24"; } # n1 -> 10.91.1.0/24
 PKI=$ROOT/pki RUN=$ROOT/run LOG=$ROOT/log NS=$ROOT/run/ns
 mkdir -p "$PKI" "$RUN" "$LOG" "$NS"
 export KUBECONFIG=$PKI/admin.conf
+PATH=$ROOT/bin:$PATH # kubectl of the cluster's own version
 
 in_cp() { nsenter --net="$NS/cp" "$@"; }
 kc() { in_cp kubectl "$@"; }

@@ -17,8 +17,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
         execute(&mut cargo(root, &arguments))
     })?;
     step("arch", || arch::run(root))?;
-    test::unit(root, true)?;
-    cluster::say_what_is_left_out();
+    // Before the unit tests, some of which need its API server.
+    cluster::run(root, &cluster::Action::Prepare)?;
+    test::unit(root, &["E2E_REQUIRE", "ADIT_K8S_REQUIRE"])?;
     step("docs", || {
         let mut doc = cargo(root, &["doc", "--workspace", "--no-deps", "--locked"]);
         execute(doc.env("RUSTDOCFLAGS", "-D warnings"))
@@ -28,7 +29,9 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     step("proto", || proto::run(root, true))?;
     kernels::run(root, None)?;
     test::end_to_end(root, None, true)?;
-    step("bench", || bench::run(root, &bench::Options::quick()))
+    step("bench", || bench::run(root, &bench::Options::quick()))?;
+    cluster::say_what_is_left_out();
+    Ok(())
 }
 
 /// Bans, licences and sources always; advisories where their database can be had.

@@ -69,7 +69,7 @@ enum Task {
     },
     /// A static `adit` in an OCI archive, to load or push
     Image(image::Options),
-    /// A real Kubernetes on this machine (needs root, Go 1.24 or later and kubectl)
+    /// A real Kubernetes on this machine (needs root, a C compiler and apt)
     #[command(subcommand)]
     Cluster(cluster::Action),
     /// Let libFuzzer look for inputs that break a target (needs nightly Rust and cargo-fuzz)

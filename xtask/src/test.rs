@@ -15,7 +15,7 @@ pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<()> {
     let required = env::var_os("E2E_REQUIRE").is_some_and(|value| value == "1");
     if filter.is_none() {
         println!("The unit tests need nothing but Rust; as root, they try the kernel too.");
-        unit(root, required)?;
+        unit(root, if required { &["E2E_REQUIRE"] } else { &[] })?;
     }
     println!(
         "The end-to-end tests build nodes and pods from network namespaces and load eBPF programs.\n\
@@ -25,14 +25,11 @@ pub(crate) fn run(root: &Path, filter: Option<&str>) -> Result<()> {
 }
 
 /// `cargo test`: the tests that need neither root nor a kernel program, and those of the datapath,
-/// which skip themselves without root. `required`: one that cannot run fails.
-pub(crate) fn unit(root: &Path, required: bool) -> Result<()> {
+/// which skip themselves without root. `required`: the variables by which one that cannot run fails.
+pub(crate) fn unit(root: &Path, required: &[&str]) -> Result<()> {
     step("unit tests", || {
         let mut tests = cargo(root, &["test", "--locked"]);
-        if required {
-            tests.env("E2E_REQUIRE", "1");
-        }
-        execute(&mut tests)
+        execute(tests.envs(required.iter().map(|name| (name, "1"))))
     })
 }
 

@@ -6,7 +6,12 @@ use crate::workload::PodUid;
 ///
 /// A kubelet makes one cgroup for each pod, below `kubepods`: with the cgroupfs driver
 /// `kubepods/burstable/pod<uid>`, with systemd's `kubepods-burstable-pod<uid>.slice`, where the UID has
-/// `_` for `-`. Only the first one on a path counts: what is below it, the pod may have made itself.
+/// `_` for `-`. A kubelet with a `cgroupRoot` of its own, as kind's, puts that in front: `kubelet-kubepods-…`.
+/// Only the first one on a path counts: what is below it, the pod may have made itself.
+///
+/// To a reader with a cgroup namespace of its own, as a container has with cgroup v2, paths begin at the
+/// reader's cgroup and climb from there, and `kubepods` may be among what is not shown: `/../../pod<uid>/<id>`
+/// (cgroup_namespaces(7)).
 #[must_use]
 pub fn pod_of(file: &str) -> Option<PodUid> {
     let mut found = None;
@@ -22,26 +27,46 @@ pub fn pod_of(file: &str) -> Option<PodUid> {
     found
 }
 
-/// Whether a file `/proc/<pid>/cgroup` names a cgroup of any pod's. To a reader with a cgroup namespace
-/// of its own, paths begin at the reader's and may lack `kubepods`: `/../../pod<uid>/<id>`.
+/// Whether a file `/proc/<pid>/cgroup` names a cgroup of any pod's, wherever its reader is.
 #[must_use]
 pub fn is_in_a_pod(file: &str) -> bool {
     let mut paths = file.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     paths.any(|path| {
         let mut components = path.split('/');
-        components.any(|name| name.starts_with("kubepods") || name.starts_with("pod"))
+        components.any(|name| is_of_kubepods(name) || name.starts_with("pod"))
     })
 }
 
 fn pod_on(path: &str) -> Option<PodUid> {
-    let mut components = path.split('/').skip_while(|name| !name.starts_with("kubepods"));
+    if let Some(uid) = pod_beside_reader(path) {
+        return Some(uid);
+    }
+    let mut components = path.split('/').skip_while(|name| !is_of_kubepods(name));
     components.find_map(|name| {
         if let Some(slice) = name.strip_suffix(".slice") {
             let (before, uid) = slice.rsplit_once("-pod")?;
-            return before.starts_with("kubepods").then(|| uid_of(&uid.replace('_', "-")))?;
+            return is_of_kubepods(before).then(|| uid_of(&uid.replace('_', "-")))?;
         }
         uid_of(name.strip_prefix("pod")?)
     })
+}
+
+/// The cgroupfs driver's `/../[../](burstable/ | besteffort/)pod<uid>`, as a reader in a pod's cgroup sees other pods.
+fn pod_beside_reader(path: &str) -> Option<PodUid> {
+    let mut below = path.strip_prefix("/../")?;
+    while let Some(shorter) = below.strip_prefix("../") {
+        below = shorter;
+    }
+    let (first, rest) = below.split_once('/').unwrap_or((below, ""));
+    let pod = match first {
+        "burstable" | "besteffort" => rest.split('/').next()?,
+        _ => first,
+    };
+    uid_of(pod.strip_prefix("pod")?)
+}
+
+fn is_of_kubepods(name: &str) -> bool {
+    name.starts_with("kubepods") || name.contains("-kubepods")
 }
 
 /// A UID as the API server gives it, or the hash that a kubelet gives to a static pod.
@@ -71,11 +96,30 @@ mod tests {
                 UID.replace('-', "_")
             ),
             format!("0::/../../kubepods-pod{}.slice/crio-0123.scope", UID.replace('-', "_")),
+            format!(
+                "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{}.slice/cri-containerd-0123.scope",
+                UID.replace('-', "_")
+            ),
         ] {
             assert_eq!(pod(&path).as_deref(), Some(UID), "{path}");
         }
         let hash = "0123456789abcdef0123456789abcdef";
         assert_eq!(pod(&format!("0::/kubepods/pod{hash}/c")).as_deref(), Some(hash));
+    }
+
+    #[test]
+    fn a_reader_with_a_cgroup_namespace_of_its_own_finds_the_pods_around_it() {
+        // Read below kubepods/burstable/pod<other>/<id>, from Linux 6.18.
+        for path in ["/../..", "/../../../besteffort", "/../../.."] {
+            assert_eq!(pod(&format!("0::{path}/pod{UID}/c")).as_deref(), Some(UID), "{path}");
+        }
+        let other = UID.replace('0', "1");
+        let nested = format!("0::/../../pod{UID}/c/kubepods/pod{other}");
+        assert_eq!(pod(&nested).as_deref(), Some(UID), "what a pod made itself");
+        for path in ["/../c", "/../c/burstable", "/burstable", "/../../../../user.slice", "/.."] {
+            assert_eq!(pod(&format!("0::{path}/x/pod{UID}")), None, "{path}");
+        }
+        assert_eq!(pod(&format!("0::/burstable/pod{UID}/c")), None, "below the reader itself");
     }
 
     #[test]

@@ -323,6 +323,9 @@ mod tests {
         passes(plugin("ADD", &ARGS.replace("shop", "bank"), &network(&shown)));
         passes(plugin("ADD", &ARGS.replace("shop", "kube-system"), &network(&shown)));
         passes(plugin("ADD", "", &network(&shown)));
+        assert_eq!(refused(&plugin("CHECK", ARGS, &network(&shown))).0, 11);
+        let elsewhere = ARGS.replace("shop", "bank");
+        assert_eq!(plugin("CHECK", &elsewhere, &network(&shown)), (String::new(), true));
         assert_eq!(plugin("STATUS", "", &network(&shown)), (String::new(), true));
         // What cannot be read holds everybody but the exempt.
         fs::write(&path, "{").unwrap();
