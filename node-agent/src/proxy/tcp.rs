@@ -13,8 +13,10 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use crate::sys::sockopt;
 use crate::tunnel::{Broken, ReadHalf, WriteHalf};
 
-/// What is read in one system call, at most, in bytes.
-const READ: usize = 64 << 10;
+/// What is read in one system call, at most, in bytes: with the header of the HTTP/2 frame that it goes
+/// into (RFC 9113, section 4.1) it fills four TLS records (RFC 8446, section 5.1). More would leave a
+/// rest that is a record, a segment and a wake-up of its own.
+const READ: usize = 4 * (16 << 10) - 9;
 
 /// Up to this length a copy is cheaper than to keep the scratch buffer's memory in flight.
 const COPY: usize = 16 << 10;
