@@ -15,7 +15,7 @@ use aya::programs::SkLookup;
 use aya::{Ebpf, EbpfLoader};
 
 use crate::datapath::DatapathError;
-use crate::sys::{bpf, errno};
+use crate::sys::{bpf, errno, process};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/adit.bpf.o");
 
@@ -93,7 +93,11 @@ pub(super) fn load(pins: Option<&Path>, pod: Option<&PodConfig>) -> Result<Ebpf,
             loader.map_pin_path(name, pins.join(name));
         }
     }
-    loader.load(OBJECT).map_err(|source| failed("load the eBPF object", source))
+    let loaded = loader.load(OBJECT).map_err(|source| failed("load the eBPF object", source));
+    // The loader has read the kernel's whole BTF, some 20 MB of heap, though the object asks nothing of it.
+    drop(loader);
+    process::return_free_memory();
+    loaded
 }
 
 /// Loads the look-up program of one pod.
