@@ -197,3 +197,12 @@ impl<S: Subject> Announcer<S> {
         }
     }
 }
+
+/// At most so many bytes of a text, and a mark where it was cut.
+fn shortened(text: String, longest: usize) -> String {
+    if text.len() <= longest {
+        return text;
+    }
+    let end = (0..=longest).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}…", text.get(..end).unwrap_or_default())
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::turn::{LONGEST_REFUSED, REFUSED, SPACING, Turn};
-use super::{Answer, Subject};
+use super::{Answer, Subject, shortened};
 use crate::enrolment::PodState;
 use crate::workload::{ObjectName, PodUid};
 
@@ -127,7 +127,7 @@ impl Pod {
 
     /// What is to be told, and from when on.
     fn verdict(&self) -> (Verdict, Instant) {
-        let refused = |why: &str| Verdict::Refused(shortened(why));
+        let refused = |why: &str| Verdict::Refused(one_line(why));
         let settled = self.since + SETTLE;
         match &self.seen.state {
             PodState::Enrolled => (Verdict::Enrolled, self.since),
@@ -272,15 +272,10 @@ impl Verdict {
     }
 }
 
-/// A reason as one short line.
-fn shortened(why: &str) -> String {
-    let line: String =
-        why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
-    if line.len() <= REASON {
-        return line;
-    }
-    let end = (0..=REASON).rev().find(|at| line.is_char_boundary(*at)).unwrap_or(0);
-    format!("{}…", line.get(..end).unwrap_or_default())
+/// In one line.
+fn one_line(why: &str) -> String {
+    let line = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    shortened(line, REASON)
 }
 
 /// The pod's name and a number, as Kubernetes' own components name Events.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::turn::{LONGEST_REFUSED, REFUSED, SPACING, Turn};
-use super::{Answer, Subject};
+use super::{Answer, Subject, shortened};
 use crate::policy::{PolicyId, PolicyKind, PolicySet};
 
 /// The type of the condition.
@@ -79,7 +79,11 @@ pub fn judge(policies: &PolicySet, id: &PolicyId, rejected: Option<&str>) -> Con
             "{error}. In force is the last valid version, or where an agent knows none, what is left \
              of this one with everything invalid opening nothing up"
         );
-        return Condition { accepted: false, reason: "Invalid", message: shortened(message) };
+        return Condition {
+            accepted: false,
+            reason: "Invalid",
+            message: shortened(message, MESSAGE),
+        };
     }
     let gaps = policies.gaps(id);
     if gaps.is_empty() {
@@ -90,7 +94,7 @@ pub fn judge(policies: &PolicySet, id: &PolicyId, rejected: Option<&str>) -> Con
         return Condition { accepted: true, reason: "Accepted", message: message.to_owned() };
     }
     let gaps: Vec<String> = gaps.iter().map(ToString::to_string).collect();
-    let message = shortened(gaps.join("; "));
+    let message = shortened(gaps.join("; "), MESSAGE);
     Condition { accepted: true, reason: "PartiallySupported", message }
 }
 
@@ -103,14 +107,6 @@ fn dry_run(policies: &PolicySet, id: &PolicyId) -> bool {
             policies.authorization_policy(&id.name).is_some_and(|policy| policy.dry_run())
         }
     }
-}
-
-fn shortened(message: String) -> String {
-    if message.len() <= MESSAGE {
-        return message;
-    }
-    let end = (0..=MESSAGE).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
-    format!("{}…", message.get(..end).unwrap_or_default())
 }
 
 impl Condition {
