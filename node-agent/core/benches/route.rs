@@ -101,6 +101,7 @@ fn pod(number: u32) -> Workload {
         owner: Owner { kind: Arc::from("deployment"), name: Arc::from("pod") },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        mirror_of: None,
         announced: None,
         netns: None,
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::enrolment::PodState;
+use crate::enrolment::{NotEnrolled, PodState};
 use crate::workload::{MeshMode, PodUid};
 
 /// The longest `CNI_ARGS` that is read, in bytes.
@@ -42,7 +42,8 @@ pub enum ArgsError {
 pub struct Remembered {
     /// The namespaces with `adit.dev/mode: ambient`.
     pub namespaces: BTreeSet<String>,
-    /// Pods of this node that another label of their own puts in (`true`) or out.
+    /// Pods of this node that another label of their own puts in (`true`) or out, by their UID, static
+    /// pods by [`StartingPod::static_key`].
     pub pods: BTreeMap<String, bool>,
 }
 
@@ -53,6 +54,8 @@ pub enum Admission {
     Pass,
     /// It is captured and served.
     Enrolled,
+    /// It belongs to the mesh, and will never be enrolled.
+    Refuse(NotEnrolled),
     /// It belongs to the mesh and is not enrolled yet.
     Wait,
     /// Discovery does not know the pod yet, and its namespace is not opted in: it belongs to the mesh
@@ -66,6 +69,7 @@ pub enum Admission {
 pub fn admit(pod: Option<&PodState>, namespace: Option<MeshMode>) -> Admission {
     match (pod, namespace) {
         (Some(PodState::Enrolled), _) => Admission::Enrolled,
+        (Some(PodState::NotEnrolled(why)), _) if why.is_refusal() => Admission::Refuse(*why),
         (Some(PodState::NotEnrolled(_)), _) => Admission::Pass,
         (Some(_), _) | (None, None | Some(MeshMode::Ambient)) => Admission::Wait,
         (None, Some(MeshMode::Unset | MeshMode::None)) => Admission::WaitBriefly,
@@ -77,11 +81,20 @@ impl Remembered {
     #[must_use]
     pub fn must_be_enrolled(&self, pod: &StartingPod) -> bool {
         let own = pod.uid.as_ref().and_then(|uid| self.pods.get(uid.as_str()));
+        let own = own.or_else(|| self.pods.get(&pod.static_key()?));
         own.copied().unwrap_or_else(|| self.namespaces.contains(&pod.namespace))
     }
 }
 
 impl StartingPod {
+    /// What a static pod is remembered by. With its UID alone, whoever may make pods could speak for a
+    /// pod that is not theirs, for a mirror may claim any UID.
+    #[must_use]
+    pub fn static_key(&self) -> Option<String> {
+        let Self { namespace, name, uid } = self;
+        Some(format!("{namespace}/{name}/{}", uid.as_ref()?))
+    }
+
     /// Reads `CNI_ARGS` (CNI specification 1.0, section 2) with the keys of Kubernetes' runtimes;
     /// `None` if they name no pod.
     ///
@@ -136,7 +149,7 @@ fn is_name(text: &str, longest: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::enrolment::{NotEnrolled, Step};
+    use crate::enrolment::Step;
 
     fn pod(args: &str) -> StartingPod {
         StartingPod::from_args(args).unwrap().unwrap()
@@ -204,13 +217,27 @@ mod tests {
     }
 
     #[test]
+    fn a_static_pod_is_remembered_by_all_that_the_runtime_says_of_it() {
+        let pods = BTreeMap::from([("shop/proxy-n1/h-1".to_owned(), false)]);
+        let remembered = Remembered { namespaces: BTreeSet::from(["shop".to_owned()]), pods };
+        for (name, uid, must) in
+            [("proxy-n1", "h-1", false), ("other", "h-1", true), ("proxy-n1", "h-2", true)]
+        {
+            let args = format!("K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name};K8S_POD_UID={uid}");
+            assert_eq!(remembered.must_be_enrolled(&pod(&args)), must, "{args}");
+        }
+    }
+
+    #[test]
     fn a_pod_starts_once_it_is_enrolled_or_known_not_to_belong() {
         let out = PodState::NotEnrolled(NotEnrolled::PodOptedOut);
+        let of_a_file = PodState::NotEnrolled(NotEnrolled::StaticPod);
         let on_its_way = PodState::Enrolling(Step::Routes);
         let failed = PodState::Failed { step: None, error: "no".into() };
         for (state, namespace, expected) in [
             (Some(&PodState::Enrolled), Some(MeshMode::Ambient), Admission::Enrolled),
             (Some(&out), Some(MeshMode::Ambient), Admission::Pass),
+            (Some(&of_a_file), Some(MeshMode::Ambient), Admission::Refuse(NotEnrolled::StaticPod)),
             (Some(&on_its_way), Some(MeshMode::Unset), Admission::Wait),
             (Some(&failed), Some(MeshMode::Ambient), Admission::Wait),
             (Some(&PodState::AwaitingCertificate), Some(MeshMode::Ambient), Admission::Wait),

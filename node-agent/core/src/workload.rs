@@ -93,6 +93,9 @@ pub struct Workload {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// The ports that its kubelet connects to, for probes and lifecycle hooks.
     pub probed: Vec<u16>,
+    /// Of a static pod, of which the API server holds only a mirror that its node has made: the UID that
+    /// its kubelet runs it under (annotation `kubernetes.io/config.mirror`), empty where that is none.
+    pub mirror_of: Option<Arc<str>>,
     /// The annotation [`adit.dev/status`](crate::announce::ANNOTATION), as the pod carries it. Whoever may
     /// write the pod may have written it: nothing is decided by it but whether it must be mended.
     pub announced: Option<Arc<str>>,

@@ -145,6 +145,10 @@ fn failed(pods: &[PodStatus]) -> Vec<Problem> {
                 "it is tried again by itself; `adit doctor` shows what the kernel lacks",
             ))
         }
+        PodState::NotEnrolled(why) if why.is_refusal() => Some(Problem::error(
+            format!("pod {} is refused, and talks in plaintext if it runs: {why}", pod.name),
+            "a pod that starts is held by the CNI plugin; one that was started before is not stopped",
+        )),
         PodState::NotEnrolled(_)
         | PodState::AwaitingNamespace
         | PodState::AwaitingCertificate

@@ -58,6 +58,8 @@ const NOT_DECODED: u32 = 6;
 const INVALID_CONFIGURATION: u32 = 7;
 const TRY_AGAIN_LATER: u32 = 11;
 const NOT_AVAILABLE: u32 = 50;
+/// The first code that is a plugin's own: asking again later does not help.
+const REFUSED: u32 = 100;
 
 impl Refusal {
     fn new(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Self {
@@ -229,6 +231,12 @@ fn judge(
             let StartingPod { namespace, name, .. } = pod;
             let msg = format!("pod {namespace}/{name} is not enrolled yet: {why}");
             return Err(Refusal::new(TRY_AGAIN_LATER, msg, "see `adit status` on this node"));
+        }
+        Ok(Answer::Refused { why }) => {
+            let StartingPod { namespace, name, .. } = pod;
+            let msg = format!("pod {namespace}/{name} cannot be enrolled: {why}");
+            let details = "it belongs to the mesh by its labels, and is not started outside of it";
+            return Err(Refusal::new(REFUSED, msg, details));
         }
         Ok(Answer::NotReady) => "adit's agent has not listed all pods yet".to_owned(),
         Err(error) => format!("{:#}", anyhow::Error::new(error)),

@@ -6,9 +6,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use adit_core::admission::Remembered;
-use adit_core::enrolment::select;
-use adit_core::workload::{MeshMode, NodeName};
+use adit_core::admission::{Remembered, StartingPod};
+use adit_core::enrolment::{NotEnrolled, select};
+use adit_core::workload::{MeshMode, NodeName, ObjectName, PodUid, Workload};
 use adit_core::world::World;
 use serde::{Deserialize, Serialize};
 
@@ -44,12 +44,22 @@ pub fn of_world(world: &World, node: &NodeName) -> Remembered {
         ambient.map(|namespace| namespace.name.to_string()).collect();
     let mut pods = BTreeMap::new();
     for pod in world.workloads_on(node) {
-        let wanted = select(world, pod).is_ok();
+        let wanted = select(world, pod).map_or_else(NotEnrolled::is_refusal, |()| true);
         if wanted != namespaces.contains(&*pod.name.namespace) {
-            pods.insert(pod.uid.to_string(), wanted);
+            pods.extend(key(pod).map(|key| (key, wanted)));
         }
     }
     Remembered { namespaces, pods }
+}
+
+/// What the plugin knows the pod by; `None` for a static pod without a UID.
+fn key(pod: &Workload) -> Option<String> {
+    let Some(uid) = &pod.mirror_of else {
+        return Some(pod.uid.to_string());
+    };
+    let ObjectName { namespace, name } = &pod.name;
+    let uid = Some(PodUid::parse(uid)?);
+    StartingPod { namespace: namespace.to_string(), name: name.to_string(), uid }.static_key()
 }
 
 /// Reads the file; `None` if there is none, so that nothing was ever enrolled on this node.
@@ -109,9 +119,12 @@ pub(super) fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use adit_core::world::Delta;
+
     use super::*;
     use crate::testing::cluster::{namespace, pod};
-    use adit_core::world::Delta;
 
     fn directory(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("adit-cni-{name}-{}", std::process::id()));
@@ -143,14 +156,25 @@ mod tests {
             one.mode = mode;
             one
         };
+        let of_a_file = |name: &str, mode| {
+            let mut one = here(name, "shop", mode);
+            one.mirror_of = Some(Arc::from("h-1"));
+            one
+        };
         let pods = [
             here("follows", "shop", MeshMode::Unset),
             here("out", "shop", MeshMode::None),
             here("in", "bank", MeshMode::Ambient),
             here("plain", "bank", MeshMode::Unset),
+            of_a_file("static", MeshMode::Unset),
+            of_a_file("static-out", MeshMode::None),
         ];
         let uid = |i: usize| pods[i].uid.to_string();
-        let expected = BTreeMap::from([(uid(1), false), (uid(2), true)]);
+        let expected = BTreeMap::from([
+            (uid(1), false),
+            (uid(2), true),
+            ("shop/static-out/h-1".to_owned(), false),
+        ]);
         let deltas = pods.clone().map(Delta::Workload);
         let spaces = [
             Delta::Namespace(namespace("shop", MeshMode::Ambient)),

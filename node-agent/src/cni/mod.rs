@@ -76,6 +76,12 @@ pub enum Answer {
     Enrolled,
     /// The agent has not heard of all pods yet: as if it were not there.
     NotReady,
+    /// It was to be enrolled, and never will be.
+    #[serde(rename_all = "camelCase")]
+    Refused {
+        /// Why, in words.
+        why: String,
+    },
     /// It must be enrolled, and is not.
     #[serde(rename_all = "camelCase")]
     NotEnrolled {

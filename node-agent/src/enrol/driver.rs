@@ -331,6 +331,9 @@ impl Shown {
                 let step = step.map_or("open", |step| step.as_label());
                 warn!(%uid, pod = name, step, error, "enrolment step failed");
             }
+            PodState::NotEnrolled(why) if why.is_refusal() => {
+                warn!(%uid, pod = name, why = why.as_label(), "pod refused: {why}");
+            }
             PodState::NotEnrolled(why) => {
                 info!(%uid, pod = name, why = why.as_label(), "pod not enrolled");
             }

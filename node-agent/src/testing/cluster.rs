@@ -36,6 +36,7 @@ pub fn pod(namespace: &str, name: &str, node: &str, address: IpAddr) -> Workload
         owner: Owner { kind: Arc::from("deployment"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        mirror_of: None,
         announced: None,
         netns: Some(Arc::from(format!("/run/netns/{name}"))),
     }

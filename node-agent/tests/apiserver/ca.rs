@@ -73,6 +73,7 @@ async fn an_agent_gets_the_identities_of_its_node_and_every_other_token_is_refus
         ("no token of Kubernetes", &"hello".to_owned(), "cart", "not one of a Kubernetes"),
         ("an identity elsewhere", &agent, "elsewhere", "no pod with this identity"),
         ("an identity of nobody", &agent, "nobody", "no pod with this identity"),
+        ("a pod that its node says it runs", &agent, "default", "are static pods"),
         ("a pod being deleted", &agent, "leaving", "are being deleted"),
     ];
     for (what, token, name, reason) in cases {
@@ -137,6 +138,7 @@ pub(crate) async fn populate(server: &Server) -> Pods {
     server.namespace("shop").await;
     server.account("adit-system", "adit").await;
     server.account("adit-system", "adit-ca").await;
+    server.mirror("shop", "proxy-n1", "n1").await;
     for name in ["cart", "pending", "elsewhere", "leaving"] {
         server.account("shop", name).await;
         let node = if name == "elsewhere" { "n2" } else { "n1" };

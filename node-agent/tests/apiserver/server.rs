@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 
 const ADMIN: &str = "token-of-the-administrator";
 
+/// What the tokens of the kubelets begin with; the node's name follows.
+const NODE: &str = "token-of-the-kubelet-of-";
+
 /// A cluster without nodes' processes: objects only.
 pub(crate) struct Server {
     directory: PathBuf,
@@ -86,7 +89,8 @@ impl Server {
                 "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
                 &format!("--service-account-key-file={}", at("sa.pub")),
                 &format!("--service-account-signing-key-file={}", at("sa.key")),
-                "--authorization-mode=RBAC",
+                "--authorization-mode=Node,RBAC",
+                "--enable-admission-plugins=NodeRestriction",
                 "--allow-privileged=true",
                 &format!("--token-auth-file={}", at("tokens.csv")),
                 &format!("--cert-dir={}", at("certs")),
@@ -226,6 +230,31 @@ impl Server {
         pod["metadata"]["uid"].as_str().unwrap().to_owned()
     }
 
+    /// The mirror of a static pod, as the kubelet of this node makes it.
+    pub(crate) async fn mirror(&self, namespace: &str, name: &str, node: &str) {
+        let token = format!("{NODE}{node}");
+        let kubelet = Access { kubeconfig: Some(self.kubeconfig(node, &token)) };
+        let owner = self.get(&format!("/api/v1/nodes/{node}")).await;
+        let owner = json!({
+            "apiVersion": "v1", "kind": "Node", "name": node, "controller": true,
+            "uid": owner["metadata"]["uid"],
+        });
+        let hash = "0123456789abcdef0123456789abcdef";
+        let annotations =
+            json!({"kubernetes.io/config.mirror": hash, "kubernetes.io/config.hash": hash});
+        let pod = json!({
+            "metadata": {"name": name, "annotations": annotations, "ownerReferences": [owner]},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "none.test/none"}]},
+        });
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
+        let began = Instant::now();
+        // The node's authorizer and its admission learn of the node a moment later.
+        while let Err(error) = request(&kubelet, Method::POST, &path, Some(&pod)).await {
+            assert!(began.elapsed() < Duration::from_secs(60), "{error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// An object, as soon as it is as it should be.
     pub(crate) async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let began = tokio::time::Instant::now();
@@ -357,5 +386,8 @@ fn make_files(directory: &Path) {
     let account = KeyPair::generate().unwrap();
     write("sa.key", &account.serialize_pem());
     write("sa.pub", &account.public_key_pem());
-    write("tokens.csv", &format!("{ADMIN},admin,uid-1,\"system:masters\"\n"));
+    let kubelets = ["n1", "n2"]
+        .map(|node| format!("{NODE}{node},system:node:{node},uid-{node},\"system:nodes\"\n"));
+    let admin = format!("{ADMIN},admin,uid-1,\"system:masters\"\n");
+    write("tokens.csv", &(admin + &kubelets.concat()));
 }

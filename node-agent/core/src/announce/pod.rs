@@ -113,6 +113,9 @@ impl Pod {
     fn count(&mut self) {
         match self.seen.state {
             PodState::Failed { .. } => self.refusals = self.refusals.saturating_add(1),
+            PodState::NotEnrolled(why) if why.is_refusal() => {
+                self.refusals = self.refusals.saturating_add(1);
+            }
             PodState::Enrolled | PodState::NotEnrolled(_) => {
                 self.refusals = 0;
                 self.event = None;
@@ -131,6 +134,9 @@ impl Pod {
         let settled = self.since + SETTLE;
         match &self.seen.state {
             PodState::Enrolled => (Verdict::Enrolled, self.since),
+            PodState::NotEnrolled(why) if why.is_refusal() => {
+                (refused(&why.to_string()), self.since)
+            }
             PodState::NotEnrolled(_) => (Verdict::Silent, self.since),
             PodState::Failed { step, error } => {
                 let step = step.map_or("open", |step| step.as_label());

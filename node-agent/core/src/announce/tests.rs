@@ -39,6 +39,19 @@ fn what_an_earlier_agent_wrote_stands_while_a_pod_is_on_its_way_and_no_longer() 
 }
 
 #[test]
+fn a_pod_that_can_never_be_enrolled_is_refused_at_once_and_one_that_is_left_out_is_not() {
+    let mut bench = Bench::new();
+    bench.see([pod("a", PodState::NotEnrolled(NotEnrolled::PodOptedOut))]);
+    bench.idle();
+    bench.see([pod("a", PodState::NotEnrolled(NotEnrolled::StaticPod))]);
+    let why = NotEnrolled::StaticPod.to_string();
+    assert_eq!(bench.next(), Some(says(&format!("refused: {why}"))));
+    bench.answer(Answer::Done);
+    let Some(What::Event { note, .. }) = bench.next() else { panic!("no Event") };
+    assert_eq!(note, why);
+}
+
+#[test]
 fn a_pod_without_an_address_has_not_started_and_is_not_called_refused() {
     let mut bench = Bench::new();
     let starting = Seen { addressed: false, ..pod("a", PodState::AwaitingNamespace) };

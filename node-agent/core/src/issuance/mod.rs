@@ -77,6 +77,10 @@ pub enum Denied {
     /// No pod with the identity is scheduled on the node.
     #[error("no pod with this identity is on the caller's node")]
     NotOnNode,
+    /// Every pod with the identity on the node is a static pod. Of those the node makes the object
+    /// itself, in any namespace: what a stolen node says runs on it is not what was scheduled there.
+    #[error("the pods with this identity on the caller's node are static pods, which have none")]
+    StaticPod,
     /// Every pod with the identity on the node is being deleted.
     #[error("the pods with this identity on the caller's node are being deleted")]
     Terminating,
@@ -99,6 +103,7 @@ impl Denied {
             Self::CallerFinished => "caller_finished",
             Self::OtherTrustDomain => "other_trust_domain",
             Self::NotOnNode => "not_hosted",
+            Self::StaticPod => "static_pod",
             Self::Terminating => "pod_terminating",
             Self::Finished => "pod_finished",
         }
@@ -115,7 +120,11 @@ impl Denied {
             | Self::CallerOther
             | Self::CallerElsewhere
             | Self::CallerFinished => true,
-            Self::OtherTrustDomain | Self::NotOnNode | Self::Terminating | Self::Finished => false,
+            Self::OtherTrustDomain
+            | Self::NotOnNode
+            | Self::StaticPod
+            | Self::Terminating
+            | Self::Finished => false,
         }
     }
 
@@ -124,7 +133,11 @@ impl Denied {
     #[must_use]
     pub const fn may_pass(self) -> bool {
         match self {
-            Self::CallerUnknown | Self::NotOnNode | Self::Terminating | Self::Finished => true,
+            Self::CallerUnknown
+            | Self::NotOnNode
+            | Self::StaticPod
+            | Self::Terminating
+            | Self::Finished => true,
             Self::OtherAccount
             | Self::NoPod
             | Self::NoNode
@@ -180,11 +193,19 @@ pub fn decide(
     }
     let mut denied = Denied::NotOnNode;
     for pod in world.workloads_on(&node).filter(|pod| pod.identity == *identity) {
+        if pod.mirror_of.is_some() {
+            if denied == Denied::NotOnNode {
+                denied = Denied::StaticPod;
+            }
+            continue;
+        }
         match pod.phase {
             // Pending too: a pod that starts needs its certificate before its first container.
             Phase::Active => return Ok(Grant { node: node.clone(), pod: pod.uid.clone() }),
             Phase::Terminating => denied = Denied::Terminating,
-            Phase::Finished if denied == Denied::NotOnNode => denied = Denied::Finished,
+            Phase::Finished if matches!(denied, Denied::NotOnNode | Denied::StaticPod) => {
+                denied = Denied::Finished
+            }
             Phase::Finished => {}
         }
     }

@@ -40,6 +40,21 @@ fn an_identity_that_is_not_on_the_node_is_refused_for_its_reason() {
 }
 
 #[test]
+fn a_static_pod_gets_its_node_no_identity() {
+    let mirror = Workload {
+        mirror_of: Some(Arc::from("0123abcd")),
+        ..pod("bank/default", "mirror", Some("n1"), Phase::Active)
+    };
+    let (stolen, _) = world().apply([Delta::Workload(mirror)]);
+    let ask = |world: &World| decide(world, &rules(), &agent(), &id("bank/default"));
+    assert_eq!(ask(&stolen), Err(Denied::StaticPod));
+    assert!(!Denied::StaticPod.is_of_caller());
+    let scheduled = pod("bank/default", "scheduled", Some("n1"), Phase::Active);
+    let (world, _) = stolen.apply([Delta::Workload(scheduled)]);
+    assert_eq!(ask(&world).map(|grant| grant.pod), Ok(uid("scheduled")));
+}
+
+#[test]
 fn one_pod_that_stays_is_enough_for_an_identity_that_others_give_up() {
     let mut pods = pods();
     pods.push(pod("shop/leaving", "stays", Some("n1"), Phase::Active));
@@ -163,6 +178,7 @@ fn pod(account: &str, name: &str, node: Option<&str>, phase: Phase) -> Workload 
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        mirror_of: None,
         announced: None,
         netns: None,
     }

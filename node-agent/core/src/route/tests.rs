@@ -401,6 +401,7 @@ fn pod(
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        mirror_of: None,
         announced: None,
         netns: None,
     };

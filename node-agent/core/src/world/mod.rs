@@ -306,13 +306,14 @@ impl World {
     }
 
     /// The pod that owns this address now. Where an address was reused before its last owner was
-    /// seen to finish, the pod that was learned last. A node's address belongs to all pods that
+    /// seen to finish, the pod that was learned last. A mirror of a static pod, which its node makes as
+    /// it likes, takes no address from another pod. A node's address belongs to all pods that
     /// share the node's network; any one of them stands for it, and never for a pod of its own.
     #[must_use]
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         let owners = self.by_address.get(&address)?;
-        let own = owners.iter().rev().find(|pod| !pod.host_network);
-        own.or_else(|| owners.last())
+        let own = || owners.iter().rev().filter(|pod| !pod.host_network);
+        own().find(|pod| pod.mirror_of.is_none()).or_else(|| own().next()).or_else(|| owners.last())
     }
 
     /// The service with this virtual address.

@@ -197,6 +197,20 @@ fn uid(text: &str) -> PodUid {
     PodUid::parse(text).unwrap()
 }
 
+#[test]
+fn a_mirror_that_a_node_has_made_takes_no_address_from_another_pod() {
+    let mirror = |pod: &mut Workload| pod.mirror_of = Some(Arc::from("h"));
+    let on_the_host = |pod: &mut Workload| pod.host_network = true;
+    let deltas = [
+        pod("web", &["10.0.0.1"]),
+        workload("static", &["10.0.0.1", "10.0.0.2"], mirror),
+        workload("kubelets", &["10.0.0.2"], on_the_host),
+    ];
+    let (world, _) = World::default().apply(deltas);
+    assert_eq!(owner(&world, "10.0.0.1"), Some("web"));
+    assert_eq!(owner(&world, "10.0.0.2"), Some("static"));
+}
+
 fn owner<'a>(world: &'a World, address: &str) -> Option<&'a str> {
     let pod = world.workload_at(ip(address))?;
     Some(pod.uid.as_str())
@@ -230,6 +244,7 @@ fn workload(name: &str, addresses: &[&str], change: impl FnOnce(&mut Workload)) 
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        mirror_of: None,
         announced: None,
         netns: None,
     };

@@ -205,6 +205,7 @@ pub(in crate::admin) const fn state_label(state: &PodState) -> &'static str {
 impl From<&PodStatus> for PodStateView {
     fn from(status: &PodStatus) -> Self {
         let (step, error) = match &status.state {
+            PodState::NotEnrolled(why) if why.is_refusal() => (None, Some(why.to_string())),
             PodState::NotEnrolled(_)
             | PodState::AwaitingNamespace
             | PodState::AwaitingCertificate

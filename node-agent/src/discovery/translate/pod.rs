@@ -17,6 +17,10 @@ use crate::discovery::translate::{
 /// The annotation that names a pod's network namespace.
 pub const NETNS_ANNOTATION: &str = "adit.dev/netns";
 
+/// The annotation by which a kubelet marks the mirror of a static pod (`v1.MirrorPodAnnotationKey`). It
+/// cannot be put on or taken off later, and a node cannot make pods without it.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
 /// The label that a Deployment puts on the pods of its ReplicaSets.
 const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
 
@@ -55,6 +59,9 @@ pub fn pod(object: &Pod, trust_domain: &TrustDomain) -> Result<PodFacts, Invalid
         owner: owner(metadata, &labels, &name)?,
         labels,
         probed: probes::ports(spec),
+        mirror_of: annotation(metadata, MIRROR_ANNOTATION).map(|text| {
+            PodUid::parse(text).map_or_else(Arc::default, |uid| Arc::from(uid.as_str()))
+        }),
         announced: annotation(metadata, ANNOTATION).map(Arc::from),
         netns: None,
         name,

@@ -36,6 +36,24 @@ fn a_pod_becomes_a_workload() {
 }
 
 #[test]
+fn a_mirror_names_the_pod_that_its_kubelet_runs_and_is_one_whatever_it_names() {
+    let mirror_of = |annotations: &str| {
+        let metadata = format!(r#"{{"name": "a", "annotations": {{{annotations}}}}}"#);
+        let pod = read_pod(&format!(r#"{{"metadata": {metadata}}}"#)).unwrap();
+        pod.workload.mirror_of
+    };
+    assert_eq!(mirror_of(r#""kubernetes.io/config.hash": "0a1b""#), None);
+    let named = mirror_of(r#""kubernetes.io/config.mirror": "0a1b""#);
+    assert_eq!(named.as_deref(), Some("0a1b"));
+    let long = format!(r#""kubernetes.io/config.mirror": "{}""#, "a".repeat(64));
+    for odd in
+        [r#""kubernetes.io/config.mirror": """#, r#""kubernetes.io/config.mirror": "a/b""#, &long]
+    {
+        assert_eq!(mirror_of(odd).as_deref(), Some(""), "{odd}");
+    }
+}
+
+#[test]
 fn what_a_pod_leaves_out_has_a_default() {
     let pod = read_pod(r#"{"metadata": {"name": "lonely"}}"#).unwrap();
     assert_eq!(pod.workload.name, ObjectName::new("default", "lonely"));
