@@ -10,11 +10,13 @@ use adit_core::enrolment::Step;
 use adit_core::workload::PodUid;
 use adit_shared::key::{MAX_PODS, MAX_WORKERS, Role};
 use adit_shared::names;
+use adit_shared::value::PodConfig;
 use aya::Ebpf;
 use aya::programs::links::{CgroupAttachMode, FdLink};
 use aya::programs::{CgroupSockAddr, Program, ProgramError};
 
 use crate::datapath::attached::{self, Rivals};
+use crate::datapath::loader::Loader;
 use crate::datapath::maps::{self, Maps, failed};
 use crate::datapath::pins::{PinnedPod, Pins};
 use crate::datapath::pod::{Checked, KernelPod};
@@ -33,6 +35,7 @@ pub struct KernelDatapath {
 /// What all pods share.
 #[derive(Debug)]
 pub(super) struct Node {
+    pub(super) loader: Loader,
     pub(super) maps: Arc<Maps>,
     pub(super) pins: Pins,
     pub(super) workers: usize,
@@ -71,7 +74,8 @@ impl KernelDatapath {
         let cgroup = cgroup.map_err(|source| failed("find the cgroup2 hierarchy", source))?;
         let pins = Pins::prepare(&settings.pins)?;
         maps::check_pinned(pins.directory())?;
-        let mut object = maps::load(Some(pins.directory()), None)?;
+        let loader = Loader::start(Some(pins.directory()))?;
+        let mut object = loader.load(PodConfig::EMPTY)?;
         let mut programs = Vec::new();
         attach_to_cgroup(&mut object, &cgroup, |link, name, id| {
             programs.push((name, id));
@@ -80,6 +84,7 @@ impl KernelDatapath {
         let cgroup = File::open(&cgroup);
         let cgroup = cgroup.map_err(|source| failed("open the cgroup2 hierarchy", source))?;
         let node = Arc::new(Node {
+            loader,
             maps: Arc::new(Maps::take(&mut object)?),
             pins,
             workers,

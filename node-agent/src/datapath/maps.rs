@@ -1,4 +1,4 @@
-//! The maps that all programs share, typed, and the loader that gives every program the same ones.
+//! The maps that all programs share, typed.
 
 use std::fmt;
 use std::io;
@@ -9,15 +9,13 @@ use std::sync::Mutex;
 use adit_shared::key::{COUNTERS, Counter, MAX_PODS, MAX_SLOTS, MAX_WORKERS, Role};
 use adit_shared::names;
 use adit_shared::steer::slot;
-use adit_shared::value::{Enrolled, PodConfig, TAGGED};
+use adit_shared::value::{Enrolled, TAGGED};
+use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, SockMap};
 use aya::programs::SkLookup;
-use aya::{Ebpf, EbpfLoader};
 
 use crate::datapath::DatapathError;
-use crate::sys::{bpf, errno, process};
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/adit.bpf.o");
+use crate::sys::{bpf, errno};
 
 /// `BPF_F_NO_PREALLOC | BPF_F_CLONE`, as the programs' source says.
 const AGENT_TAG_FLAGS: u32 = 0x201;
@@ -80,25 +78,6 @@ const SHAPES: [Shape; 4] = [
         flags: 0,
     },
 ];
-
-/// Loads the object. Its maps are those pinned in `pins`, and are pinned there if they are new;
-/// without `pins` they are its own.
-pub(super) fn load(pins: Option<&Path>, pod: Option<&PodConfig>) -> Result<Ebpf, DatapathError> {
-    let mut loader = EbpfLoader::new();
-    if let Some(pod) = pod {
-        loader.override_global(names::POD, pod, true);
-    }
-    if let Some(pins) = pins {
-        for name in names::MAPS {
-            loader.map_pin_path(name, pins.join(name));
-        }
-    }
-    let loaded = loader.load(OBJECT).map_err(|source| failed("load the eBPF object", source));
-    // The loader has read the kernel's whole BTF, some 20 MB of heap, though the object asks nothing of it.
-    drop(loader);
-    process::return_free_memory();
-    loaded
-}
 
 /// Loads the look-up program of one pod.
 pub(super) fn load_lookup(object: &mut Ebpf) -> Result<&mut SkLookup, DatapathError> {

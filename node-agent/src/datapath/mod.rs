@@ -8,6 +8,7 @@ pub mod fake;
 mod hold;
 pub mod kernel;
 pub mod kubelet;
+mod loader;
 pub mod lock;
 mod maps;
 mod marked;

@@ -137,7 +137,7 @@ impl KernelPod {
     /// with the same index and perhaps another number of workers.
     pub(super) fn attach_lookup(&self) -> Result<(), DatapathError> {
         self.node.refuse_rivals(&self.netns)?;
-        let mut object = maps::load(Some(self.node.pins.directory()), Some(&self.config()))?;
+        let mut object = self.node.loader.load(self.config())?;
         let program = maps::load_lookup(&mut object)?;
         let what = "attach the socket look-up program to the pod's network namespace";
         let link = program

@@ -14,6 +14,7 @@ use aya::programs::{ProgramError, SchedClassifier};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::datapath::kernel;
+use crate::datapath::loader::Loader;
 use crate::datapath::maps::{self, Maps};
 use crate::datapath::routes::{self, Plan, Routes};
 use crate::datapath::sockets::listener;
@@ -146,7 +147,7 @@ fn programs(settings: &Settings) -> Vec<Probe> {
 }
 
 fn attach_each(place: &Path) -> Result<(), DatapathError> {
-    let mut object = maps::load(None, None)?;
+    let mut object = Loader::start(None)?.load(PodConfig::EMPTY)?;
     kernel::attach_to_cgroup(&mut object, place, |link, _name, _id| {
         drop(link); // detaches it
         Ok(())
@@ -370,7 +371,7 @@ fn holds() -> Result<String, String> {
 /// The object with maps of its own, for a pod with index 0 and one worker.
 fn own_maps() -> Result<(aya::Ebpf, Maps), DatapathError> {
     let pod = PodConfig { index: 0, ..PodConfig::EMPTY };
-    let mut object = maps::load(None, Some(&pod))?;
+    let mut object = Loader::start(None)?.load(pod)?;
     let maps = Maps::take(&mut object)?;
     Ok((object, maps))
 }
