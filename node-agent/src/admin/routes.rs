@@ -76,6 +76,7 @@ async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {
     let certificates = state.sources.certificates();
     let missing = state.readiness.missing();
     let policies = policy_views(&state);
+    let recent = state.observer.recent();
     let view = StatusView {
         healthy: false,
         problems: Vec::new(),
@@ -90,9 +91,10 @@ async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {
         tunnels_open: count(tunnels.iter().map(|tunnel| tunnel.direction.as_label())),
         discovery: discovery(&state),
         policies: view::count(&policies),
+        denied: view::DeniedView::of(&recent, SystemTime::now()),
         records: RecordsView {
             dropped: state.observer.dropped(),
-            kept: number(state.observer.recent().len()),
+            kept: number(recent.len()),
             followers: number(state.observer.followers()),
             missed: state.observer.missed(),
         },

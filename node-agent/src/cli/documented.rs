@@ -31,6 +31,8 @@ fn the_page_lists_exactly_the_fields_of_every_view() {
         ("Node", fields::<view::NodeView>()),
         ("Readiness", fields::<view::ReadinessView>()),
         ("Discovery", fields::<view::DiscoveryView>()),
+        ("Denied", fields::<view::DeniedView>()),
+        ("Denial", fields::<view::DenialView>()),
         ("PolicyCounts", fields::<view::PolicyCounts>()),
         ("Policy", fields::<view::PolicyView>()),
         ("Explanation", fields::<view::ExplainView>()),

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::admin::view::{DiscoveryView, PolicyCounts, StatusView};
+use crate::admin::view::{DeniedView, DiscoveryView, PolicyCounts, StatusView};
 use crate::cli::output::{Format, clean, whole};
 use crate::cli::{Context, Exit, Failed, span};
+
+/// Policies that `Denied` names.
+const SHOWN: usize = 3;
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<Exit, Failed> {
     let status: StatusView = context.client.get("/v1/status").await?;
@@ -39,6 +42,7 @@ pub(super) fn text(status: &StatusView, wide: bool) -> String {
         ("Tunnels", counts(&status.tunnels_open)),
         ("Flows", flows(status)),
         ("Policies", policies(&status.policies)),
+        ("Denied", denied(&status.denied)),
         ("Discovery", discovery(&status.discovery)),
     ];
     if wide {
@@ -66,9 +70,12 @@ pub(super) fn text(status: &StatusView, wide: bool) -> String {
     text
 }
 
-fn add(text: &mut String, topic: &str, line: &str) {
-    // A String takes every write.
-    let _always = writeln!(text, "{topic:<14}{}", clean(line));
+fn add(text: &mut String, topic: &str, lines: &str) {
+    for (index, line) in lines.lines().enumerate() {
+        let topic = if index == 0 { topic } else { "" };
+        // A String takes every write.
+        let _always = writeln!(text, "{topic:<14}{}", clean(line));
+    }
 }
 
 fn flows(status: &StatusView) -> String {
@@ -105,6 +112,18 @@ fn policies(counts: &PolicyCounts) -> String {
     let some = states.into_iter().filter(|(count, _)| **count > 0);
     parts.extend(some.map(|(count, state)| format!("{count} {state}")));
     parts.join(", ")
+}
+
+/// The policies by which, one a line, stand under it.
+fn denied(denied: &DeniedView) -> String {
+    let DeniedView { window_seconds, of, flows, by } = denied;
+    let lately = span::short(Duration::from_secs(*window_seconds));
+    let mut lines = vec![format!("{flows} of the {of} flows that ended in the last {lately}")];
+    lines.extend(by.iter().take(SHOWN).map(ToString::to_string));
+    if by.len() > SHOWN {
+        lines.push(format!("and by {} more", by.len() - SHOWN));
+    }
+    lines.join("\n")
 }
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::*;
 use crate::admin::tests::Agent;
 use crate::admin::view::{
-    DiscoveryView, Fact, NodeView, PolicyCounts, Problem, ReadinessView, RecordsView, Severity,
-    StatusView, Timestamp,
+    DenialView, DeniedView, DiscoveryView, Fact, NodeView, PolicyCounts, Problem, ReadinessView,
+    RecordsView, Severity, StatusView, Timestamp,
 };
 use crate::observer::samples;
 use crate::shutdown::Phase;
@@ -505,6 +505,18 @@ fn sample_status() -> StatusView {
             stale: None,
         },
         policies: PolicyCounts { total: 7, dry_run: 2, partial: 1, invalid: 1 },
+        denied: DeniedView {
+            window_seconds: 300,
+            of: 420,
+            flows: 17,
+            by: vec![DenialView {
+                policy: Some("AuthorizationPolicy shop/friends rule 0".to_owned()),
+                flows: 17,
+                last: Timestamp(samples::noon()),
+                source: "shop/legacy".to_owned(),
+                destination: "shop/cart-0:8080".to_owned(),
+            }],
+        },
         records: RecordsView { dropped: 0, kept: 4096, followers: 1, missed: 17 },
         datapath: vec![
             Fact { name: "layout version".to_owned(), value: "1".to_owned() },

@@ -2,6 +2,7 @@
 //! The command line reads the same values back, so a view can be younger or older than its reader:
 //! unknown fields are ignored, and fields that were added later have defaults.
 
+mod denial;
 mod explain;
 mod flow;
 mod mesh;
@@ -19,6 +20,7 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
 
+pub use denial::{DenialView, DeniedView};
 pub use explain::{ExplainView, ExplainedParty, ExplainedVerdict, RouteView};
 pub use flow::{FlowState, FlowView, FollowEvent, PartyView, PodRef, TlsView, Verdict};
 pub(in crate::admin) use mesh::state_label;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::view::{CertificateView, PolicyCounts, PolicyState, PolicyView, Timestamp};
+use crate::admin::view::{
+    CertificateView, DeniedView, PolicyCounts, PolicyState, PolicyView, Timestamp,
+};
 
 /// The agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,9 @@ pub struct StatusView {
     /// How many policies there are.
     #[serde(default)]
     pub policies: PolicyCounts,
+    /// What policy has refused lately.
+    #[serde(default)]
+    pub denied: DeniedView,
     /// Whether what `adit flows` shows is complete.
     pub records: RecordsView,
     /// Facts about the kernel's side.
@@ -204,6 +209,16 @@ impl StatusView {
             } else {
                 Problem::warning(what, "correct the object; everything else stays in force")
             });
+        }
+        if let (true, [first, ..]) = (self.denied.is_most(), &*self.denied.by) {
+            let DeniedView { window_seconds, of, flows, .. } = self.denied;
+            problems.push(Problem::warning(
+                format!(
+                    "policy refused {flows} of the {of} flows of the last {} minutes: {first}",
+                    window_seconds / 60
+                ),
+                "`adit flows --verdict denied` lists them, `adit explain SRC DST:PORT` says what kept one out",
+            ));
         }
         if self.records.dropped > 0 {
             problems.push(Problem::warning(
