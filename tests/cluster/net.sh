@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# net.sh up|down: the network between the machines: a bridge in the namespace ul, and on it cp (control plane) and the nodes, with static routes to each other's pods.
+# net.sh up | lose NODE | down: the network between the machines: a bridge in the namespace ul, and on it cp (control plane) and the nodes, with static routes to each other's pods.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 in_ns() { local ns=$1; shift; nsenter --net="$NS/$ns" "$@"; }
@@ -38,6 +38,12 @@ up() {
     done
 }
 
+# The end of a namespace takes its links along, a little later.
+lose() {
+    umount "$NS/$1"
+    wait_for "the end of the namespace $1" 20 eval "! in_ns ul ip link show v-$1"
+}
+
 down() {
     for ns in $NODES cp ul; do
         if mountpoint -q "$NS/$ns"; then umount "$NS/$ns"; fi
@@ -47,5 +53,6 @@ down() {
 
 case ${1:-} in
 up | down) "$1" ;;
+lose) lose "$2" ;;
 *) sed -n 2p "$0"; exit 2 ;;
 esac

@@ -25,7 +25,7 @@ hostname "$N"; export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 printf '127.0.0.1 localhost\n%s %s\n' "$(node_ip "$N")" "$N" >/etc/hosts; : >/etc/resolv.conf; echo "lab-$N" | md5sum | cut -c1-32 >/etc/machine-id
 mkdir -p /etc/cni/net.d /etc/containerd /etc/kubernetes/manifests /run/netns
 cp -u /usr/lib/cni/{bridge,ptp,host-local,portmap,loopback,bandwidth,tuning} /opt/cni/bin/ 2>/dev/null || true
-sed "s#@CIDR@#$(node_cidr "$N")#" /lab/scripts/cni.conflist >/etc/cni/net.d/10-lab.conflist
+[ -e /etc/cni/net.d/10-lab.conflist ] || sed "s#@CIDR@#$(node_cidr "$N")#" /lab/scripts/cni.conflist >/etc/cni/net.d/10-lab.conflist
 cp /lab/scripts/containerd.toml /etc/containerd/config.toml; cp /lab/scripts/kubelet.yaml /etc/kubernetes/kubelet.yaml
 sed "s#@NODE@#$N#;s#@MODE@#${PROXY_MODE:-iptables}#" /lab/scripts/kube-proxy.yaml >/etc/kubernetes/kube-proxy.yaml
 L=/lab/log; P=/lab/bin

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# node.sh start|stop|pid|exec|load NODE [COMMAND... | IMAGE.tar...]: a node is a set of namespaces (network by net.sh; mount, pid, uts, ipc, cgroup) with a root of its own, a containerd, a kubelet and a kube-proxy. `stop` is its power cord.
+# node.sh start|crash|stop|pid|exec|load NODE [COMMAND... | IMAGE.tar...]: a node is a set of namespaces (network by net.sh; mount, pid, uts, ipc, cgroup) with a root of its own, a containerd, a kubelet and a kube-proxy. `crash` pulls its power cord; `stop` takes its disk away too.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 action=$1 N=$2
@@ -40,7 +40,7 @@ start_node() {
 
 pid() { local outer; outer=$(cat "$RUN/$N.pid"); tr -d ' ' <"/proc/$outer/task/$outer/children"; }
 
-stop_node() {
+crash_node() {
     local inner outer mount path
     inner=$(pid 2>/dev/null || true)
     if [ -n "$inner" ]; then kill -9 "$inner"; fi
@@ -51,11 +51,16 @@ stop_node() {
     while read -r mount path; do
         [ ! -d "$mount$path/lab-$N" ] || find "$mount$path/lab-$N" -depth -type d -exec rmdir {} + 2>/dev/null || true
     done < <(cgroups)
+}
+
+stop_node() {
+    crash_node
     rm -rf "$D"
 }
 
 case $action in
 start) start_node ;;
+crash) crash_node ;;
 stop) stop_node ;;
 pid) pid ;;
 exec) exec nsenter --all --target "$(pid)" -- "$@" ;;

@@ -30,7 +30,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     kernels::run(root, None)?;
     test::end_to_end(root, None, true)?;
     step("bench", || bench::run(root, &bench::Options::quick()))?;
-    cluster::say_what_is_left_out();
+    cluster::run(root, &cluster::Action::Test { keep: false, dev: true })?;
     Ok(())
 }
 

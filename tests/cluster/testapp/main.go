@@ -1,12 +1,16 @@
 // testapp: a small server and client for pods.
 //
-//	testapp [-addr :8080] [-echo :9000]   HTTP, and a TCP echo
+//	testapp [-addr :8080] [-echo :9000] [-sink :9001]   HTTP, a TCP echo, and what reads to the end and says nothing
 //	testapp get URL [TIMEOUT]             one request
-//	testapp every PERIOD FOR URL          requests, each on a connection of its own: how many failed, how long the slowest took
+//	testapp marked MARK URL               one request, on a socket with that SO_MARK
+//	testapp latency ADDRESS N             N requests of 100 bytes to the echo, one after the other: the median, in µs
+//	testapp bulk ADDRESS FOR              as much to the sink as goes: MB/s
+//	testapp every PERIOD FOR URL          requests, each on a connection of its own: how many failed, how many of them could not be made at all, how long the slowest took
 //	testapp hold ADDRESS FOR              one connection to the echo, used ten times a second
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,6 +18,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -25,12 +31,19 @@ func main() {
 		if len(os.Args) > 3 {
 			to, _ = time.ParseDuration(os.Args[3])
 		}
-		r, err := (&http.Client{Timeout: to}).Get(os.Args[2])
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		io.Copy(os.Stdout, r.Body)
+		get(&http.Client{Timeout: to}, os.Args[2])
+		return
+	}
+	if len(os.Args) == 4 && os.Args[1] == "marked" {
+		marked(os.Args[2], os.Args[3])
+		return
+	}
+	if len(os.Args) == 4 && os.Args[1] == "latency" {
+		latency(os.Args[2], os.Args[3])
+		return
+	}
+	if len(os.Args) == 4 && os.Args[1] == "bulk" {
+		bulk(os.Args[2], os.Args[3])
 		return
 	}
 	if len(os.Args) == 5 && os.Args[1] == "every" {
@@ -43,6 +56,7 @@ func main() {
 	}
 	addr := flag.String("addr", ":8080", "")
 	echo := flag.String("echo", ":9000", "")
+	sink := flag.String("sink", ":9001", "")
 	linger := flag.Duration("sleep-on-term", 0, "")
 	flag.Parse()
 	var ready, live atomic.Bool
@@ -68,14 +82,15 @@ func main() {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
 	go func() { fmt.Println("listening on", *addr); fmt.Println(http.ListenAndServe(*addr, nil)); os.Exit(1) }()
-	go serveEcho(*echo)
+	go serve(*echo, func(c net.Conn) { io.Copy(c, c) })
+	go serve(*sink, func(c net.Conn) { io.Copy(io.Discard, c) })
 	s := <-c
 	fmt.Println("got", s, "lingering", *linger)
 	time.Sleep(*linger)
 	fmt.Println("bye")
 }
 
-func serveEcho(addr string) {
+func serve(addr string, use func(net.Conn)) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		fmt.Println(err)
@@ -86,8 +101,66 @@ func serveEcho(addr string) {
 		if err != nil {
 			continue
 		}
-		go func() { io.Copy(c, c); c.Close() }()
+		go func() { use(c); c.Close() }()
 	}
+}
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func get(client *http.Client, url string) {
+	r, err := client.Get(url)
+	must(err)
+	io.Copy(os.Stdout, r.Body)
+}
+
+func marked(text, url string) {
+	mark, err := strconv.ParseUint(text, 0, 32)
+	must(err)
+	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		var set error
+		err := c.Control(func(fd uintptr) {
+			set = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_MARK, int(int32(mark)))
+		})
+		return errors.Join(err, set)
+	}}
+	get(&http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: dialer.DialContext}}, url)
+}
+
+func latency(addr, count string) {
+	n, err := strconv.Atoi(count)
+	must(err)
+	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	must(err)
+	buffer, took := make([]byte, 100), make([]time.Duration, n)
+	for i := range took {
+		began := time.Now()
+		_, err = c.Write(buffer)
+		must(err)
+		_, err = io.ReadFull(c, buffer)
+		must(err)
+		took[i] = time.Since(began)
+	}
+	slices.Sort(took)
+	fmt.Println(took[n/2].Microseconds())
+}
+
+func bulk(addr, total string) {
+	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	must(err)
+	buffer, began, sent := make([]byte, 1<<17), time.Now(), 0
+	for end := began.Add(duration(total)); time.Now().Before(end); {
+		n, err := c.Write(buffer)
+		must(err)
+		sent += n
+	}
+	must(c.(*net.TCPConn).CloseWrite())
+	c.Read(buffer) // the end, when the sink has read all
+	fmt.Printf("%.1f\n", float64(sent)/1e6/time.Since(began).Seconds())
 }
 
 func duration(text string) time.Duration {
@@ -102,12 +175,16 @@ func duration(text string) time.Duration {
 func every(period, total, url string) {
 	client := &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	end := time.Now().Add(duration(total))
-	ok, failed, slowest, last := 0, 0, time.Duration(0), ""
+	ok, failed, unmade, slowest, last := 0, 0, 0, time.Duration(0), ""
 	for time.Now().Before(end) {
 		began := time.Now()
 		r, err := client.Get(url)
 		if err != nil {
 			failed, last = failed+1, err.Error()
+			var op *net.OpError
+			if errors.As(err, &op) && op.Op == "dial" {
+				unmade++
+			}
 		} else {
 			io.Copy(io.Discard, r.Body)
 			r.Body.Close()
@@ -118,7 +195,7 @@ func every(period, total, url string) {
 		}
 		time.Sleep(duration(period))
 	}
-	fmt.Printf("ok=%d failed=%d slowest=%dms %s\n", ok, failed, slowest.Milliseconds(), last)
+	fmt.Printf("ok=%d failed=%d unmade=%d slowest=%dms %s\n", ok, failed, unmade, slowest.Milliseconds(), last)
 }
 
 func hold(addr, total string) {

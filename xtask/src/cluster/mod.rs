@@ -38,8 +38,6 @@ pub(crate) enum Action {
         #[arg(long)]
         dev: bool,
     },
-    /// The tests that need a real API server, and then the walk: what CI has of it
-    Ci,
     /// What 5,000 pods cost an agent: a real API server, objects without a kubelet (minutes; a quiet machine)
     Scale,
     /// Run kubectl against the cluster
@@ -64,11 +62,6 @@ pub(crate) fn run(root: &Path, action: &Action) -> Result<()> {
         Action::Load { dev } => cluster.load(*dev),
         Action::Test { keep: true, dev } => cluster.test(*dev),
         Action::Test { keep: false, dev } => cluster.test_and_end(*dev),
-        Action::Ci => {
-            cluster.prepare()?;
-            cluster.api_server_tests()?;
-            cluster.test_and_end(true)
-        }
         Action::Scale => {
             cluster.prepare()?;
             cluster.scale()
@@ -76,12 +69,6 @@ pub(crate) fn run(root: &Path, action: &Action) -> Result<()> {
         Action::Kubectl { arguments } => execute(cluster.script("kubectl.sh").args(arguments)),
         Action::Down => cluster.down(),
     }
-}
-
-/// CI as a whole builds the cluster's parts and uses its API server, and does not walk through a cluster.
-#[expect(clippy::print_stdout, reason = "a task talks to its user")]
-pub(crate) fn say_what_is_left_out() {
-    println!("    NOT CHECKED: the walk through a cluster; `cargo xtask cluster ci` does it");
 }
 
 /// The cluster of this checkout.
@@ -130,16 +117,6 @@ impl<'a> Cluster<'a> {
         let tested = self.test(dev);
         let ended = self.down();
         tested.and(ended)
-    }
-
-    /// Discovery and the CA against etcd and kube-apiserver alone. None of them is left out.
-    fn api_server_tests(&self) -> Result<()> {
-        step("API server tests", || {
-            let arguments = ["test", "--locked", "-p", "adit", "--test", "apiserver"];
-            let mut tests = cargo(self.root, &arguments);
-            tests.env("ADIT_K8S_ROOT", &self.cache).env("ADIT_K8S_REQUIRE", "1");
-            execute(&mut tests)
-        })
     }
 
     fn scale(&self) -> Result<()> {

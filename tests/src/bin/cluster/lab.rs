@@ -13,6 +13,14 @@ use serde_json::Value;
 /// The nodes.
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
 
+/// The address of the control plane's host, which is no node.
+pub(crate) const CONTROL_PLANE: &str = "10.90.0.10";
+
+/// A node's address.
+pub(crate) fn address(node: &str) -> String {
+    format!("10.90.0.1{}", node.trim_start_matches('n'))
+}
+
 /// The cluster.
 #[derive(Debug)]
 pub(crate) struct Lab {
@@ -66,6 +74,18 @@ impl Lab {
     /// Ends a part of a node and starts it again.
     pub(crate) fn restart(&self, node: &str, part: &str) -> Result<()> {
         self.run("restart.sh", &[node, part])
+    }
+
+    /// Ends every process and namespace of a node at once; its disk stays.
+    pub(crate) fn crash(&self, node: &str) -> Result<()> {
+        self.run("node.sh", &["crash", node])?;
+        self.run("net.sh", &["lose", node])
+    }
+
+    /// Starts a node that crashed.
+    pub(crate) fn boot(&self, node: &str) -> Result<()> {
+        self.run("net.sh", &["up"])?;
+        self.run("node.sh", &["start", node])
     }
 
     /// Starts a part of the control plane, or ends the API server: `api`, `stop-api`.

@@ -3,50 +3,45 @@
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use adit_e2e::wait::{wait_for, wait_until};
+use adit_e2e::wait::wait_for;
 use anyhow::{Context as _, Result, ensure};
 
+use super::held::Held;
 use super::{PODS, SHOP, STREET};
-use crate::lab::Lab;
-
-/// A connection between two pods that is used for eight seconds.
-struct Held(Child);
-
-impl Held {
-    fn open(lab: &Lab, client: &str, server: &str) -> Result<Self> {
-        let to = format!("{server}:9000");
-        lab.start_kubectl(&["-n", SHOP, "exec", client, "--", "/testapp", "hold", &to, "8s"])
-            .map(Self)
-    }
-
-    /// Waits for its end. It must not have broken before.
-    fn lived(self) -> Result<String> {
-        let output = self.0.wait_with_output().context("the held connection")?;
-        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        ensure!(said.starts_with("echoes:"), "the connection that was open: {said}");
-        Ok(said)
-    }
-}
+use crate::flows::{Done, is_from};
+use crate::lab::{Lab, NODES};
 
 pub(crate) fn label(lab: &Lab) -> Result<String> {
-    let (client, _) = lab.pod(SHOP, "client", "n1")?;
     let (_, server) = lab.pod(SHOP, "web", "n2")?;
-    // Connections that are open, and connections that are opened meanwhile.
-    let held = Held::open(lab, &client, &server)?;
-    let url = format!("http://{server}:8080/");
-    let opened = lab.start_kubectl(&[
-        "-n", SHOP, "exec", &client, "--", "/testapp", "every", "20ms", "8s", &url,
-    ])?;
-    wait_until("both to begin", Duration::from_secs(1), || false).unwrap_or(());
-    let began = Instant::now();
-    lab.kubectl(&["label", "namespace", SHOP, "adit.dev/mode=ambient"])?;
+    let (client, _) = lab.pod(SHOP, "client", "n1")?;
+    let opened = NODES.map(|node| opening(lab, node, &server));
+    let held = Held::open(lab, SHOP, &client, &server)?;
+    let labelled = Done::by(lab, &["label", "namespace", SHOP, "adit.dev/mode=ambient"])?;
     lab.wait_enrolled(SHOP, PODS)?;
-    let took = began.elapsed().as_secs_f32();
     let held = held.lived()?;
+    let mut seen = vec![format!("a connection that was open: {held}")];
+    for (node, opened) in NODES.into_iter().zip(opened) {
+        seen.push(format!("{node}: {}", none_failed(opened?)?));
+        let (client, _) = lab.pod(SHOP, "client", node)?;
+        let first = labelled
+            .first(lab, node, |flow| is_from(flow, &client, 8080) && flow["protocol"] == "hbone")?;
+        seen.push(format!("its first tunnel {}", labelled.until(first)));
+    }
+    Ok(seen.join("; "))
+}
+
+/// Connections of a node's client, one after the other, for eight seconds.
+fn opening(lab: &Lab, node: &str, server: &str) -> Result<Child> {
+    let (client, _) = lab.pod(SHOP, "client", node)?;
+    let url = format!("http://{server}:8080/");
+    lab.start_kubectl(&["-n", SHOP, "exec", &client, "--", "/testapp", "every", "20ms", "8s", &url])
+}
+
+fn none_failed(opened: Child) -> Result<String> {
     let opened = opened.wait_with_output().context("the new connections")?;
     let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
     ensure!(opened.contains("failed=0"), "connections opened meanwhile: {opened}");
-    Ok(format!("seen after {took:.2} s; open one: {held}; new ones: {opened}"))
+    Ok(opened)
 }
 
 pub(crate) fn new_pod(lab: &Lab) -> Result<String> {
@@ -83,13 +78,13 @@ pub(crate) fn new_pod(lab: &Lab) -> Result<String> {
 pub(crate) fn unlabel(lab: &Lab) -> Result<String> {
     let (client, _) = lab.pod(SHOP, "client", "n1")?;
     let (_, server) = lab.pod(SHOP, "web", "n2")?;
-    let held = Held::open(lab, &client, &server)?;
-    wait_until("it to begin", Duration::from_secs(1), || false).unwrap_or(());
+    let opened = opening(lab, "n1", &server)?;
+    let held = Held::open(lab, SHOP, &client, &server)?;
     lab.kubectl(&["label", "namespace", SHOP, "adit.dev/mode-"])?;
     wait_for("no pod enrolled", Duration::from_secs(30), || {
         Ok((lab.enrolled(SHOP)? == 0).then_some(()))
     })?;
     lab.get(SHOP, &client, &format!("http://{server}:8080/"))?;
-    let held = held.lived()?;
-    Ok(held)
+    let (held, opened) = (held.lived()?, none_failed(opened)?);
+    Ok(format!("a connection that was open: {held}; new ones: {opened}"))
 }

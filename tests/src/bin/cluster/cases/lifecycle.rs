@@ -37,6 +37,36 @@ pub(crate) fn agent_deleted(lab: &Lab) -> Result<String> {
     Ok(opened)
 }
 
+/// Twice in a row: a container that ends again soon after its start is started later and later.
+pub(crate) fn agent_killed(lab: &Lab) -> Result<String> {
+    let (client, _) = lab.pod(SHOP, "client", "n1")?;
+    let (_, server) = lab.pod(SHOP, "web", "n2")?;
+    let url = format!("http://{server}:8080/");
+    let opened = lab.start_kubectl(&[
+        "-n", SHOP, "exec", &client, "--", "/testapp", "every", "50ms", "40s", &url,
+    ])?;
+    wait_until("it to begin", Duration::from_secs(1), || false).unwrap_or(());
+    for _ in 0..2 {
+        let killed = agent(lab, "n1")?;
+        lab.on_node("n1", &["kill", "-9", &killed])?;
+        wait_for("the agent's container to start again", Duration::from_secs(60), || {
+            let other = agent(lab, "n1")? != killed;
+            Ok((other && lab.enrolled(SHOP)? == PODS).then_some(()))
+        })?;
+    }
+    let opened = opened.wait_with_output().context("the connections")?;
+    let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
+    // One that is open in that moment is reset with the agent.
+    let cut = ["failed=0 ", "failed=1 ", "failed=2 "].iter().any(|cut| opened.contains(cut));
+    ensure!(cut && opened.contains("unmade=0"), "{opened}");
+    Ok(opened)
+}
+
+/// The process of a node's agent, as the node numbers it.
+pub(crate) fn agent(lab: &Lab, node: &str) -> Result<String> {
+    Ok(lab.on_node(node, &["pgrep", "-f", "^/?[a-z/]*adit run"])?.trim().to_owned())
+}
+
 pub(crate) fn no_agent(lab: &Lab) -> Result<String> {
     let patch = |selector: &str| {
         let patch =

@@ -1,11 +1,20 @@
 //! The cases. Each says in a few words what it saw.
 
+pub(crate) mod crowd;
 pub(crate) mod enrol;
+pub(crate) mod ephemeral;
+mod held;
 pub(crate) mod install;
 pub(crate) mod lifecycle;
+pub(crate) mod marks;
 pub(crate) mod objects;
+pub(crate) mod outside;
+pub(crate) mod plugin;
 pub(crate) mod policy;
 pub(crate) mod probes;
+pub(crate) mod reboot;
+pub(crate) mod rotate;
+pub(crate) mod speed;
 pub(crate) mod told;
 pub(crate) mod traffic;
 pub(crate) mod upheaval;

@@ -1,5 +1,8 @@
 //! Kinds of workloads beside Deployments and DaemonSets.
 
+use std::time::Duration;
+
+use adit_e2e::wait::wait_for;
 use anyhow::{Result, ensure};
 
 use super::SHOP;
@@ -10,7 +13,11 @@ pub(crate) fn stateful_set_and_cron_job(lab: &Lab) -> Result<String> {
     lab.kubectl(&["-n", SHOP, "rollout", "status", "statefulset/ledger", "--timeout=60s"])?;
     let (client, _) = lab.pod(SHOP, "client", "n1")?;
     for name in ["ledger-0", "ledger-1"] {
-        let said = lab.get(SHOP, &client, &format!("http://{name}.ledger.shop:8080/"))?;
+        // The name server learns of a pod that is ready a little later than kubectl.
+        let url = format!("http://{name}.ledger.shop:8080/");
+        let said = wait_for(&format!("an answer of {name}"), Duration::from_secs(20), || {
+            lab.get(SHOP, &client, &url).map(Some)
+        })?;
         ensure!(said.contains(&format!("host={name} ")), "{name}: {said}");
     }
     lab.kubectl(&["-n", SHOP, "create", "job", "audit-now", "--from=cronjob/audit"])?;

@@ -79,15 +79,10 @@ pub(crate) fn identities(lab: &Lab) -> Result<String> {
     let (client, _) = lab.pod(SHOP, "client", "n1")?;
     let (_, server) = lab.pod(SHOP, "web", "n2")?;
     lab.get(SHOP, &client, &format!("http://{server}:8080/"))?;
-    let wanted = |flow: &&Value| {
-        flow["protocol"] == "hbone"
-            && flow["source"]["identity"] == "spiffe://cluster.local/ns/shop/sa/client"
-            && flow["destination"]["identity"] == "spiffe://cluster.local/ns/shop/sa/web"
-    };
     for node in NODES {
         wait_for(&format!("the flow on {node}"), Duration::from_secs(10), || {
             let flows = lab.adit(node, &["flows"])?;
-            if flows.as_array().into_iter().flatten().any(|flow| wanted(&flow)) {
+            if flows.as_array().into_iter().flatten().any(is_tunnelled) {
                 return Ok(Some(()));
             }
             bail!("{flows}")
@@ -98,6 +93,31 @@ pub(crate) fn identities(lab: &Lab) -> Result<String> {
         lab.kubectl(&["-n", "adit-system", "exec", "daemonset/adit", "--", "adit", "flows"])?;
     ensure!(shown.contains("hbone"), "{shown}");
     Ok(String::new())
+}
+
+/// As the documentation has it, without choosing a node.
+pub(crate) fn followed(lab: &Lab) -> Result<String> {
+    let (client, _) = lab.pod(SHOP, "client", "n1")?;
+    let (_, server) = lab.pod(SHOP, "web", "n2")?;
+    let follow = ["adit", "flows", "--follow", "-o", "json"];
+    let exec = ["-n", "adit-system", "exec", "daemonset/adit", "--"];
+    let mut followed = lab.start_kubectl(&[&exec[..], &follow].concat())?;
+    let url = format!("http://{server}:8080/");
+    lab.exec(SHOP, &client, &["/testapp", "every", "100ms", "3s", &url])?;
+    followed.kill().context("end the following")?;
+    let said = followed.wait_with_output().context("end the following")?;
+    let said = String::from_utf8_lossy(&said.stdout);
+    // The last line may be half of one.
+    let events = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let both = events.filter(|event| is_tunnelled(&event["flow"])).count();
+    ensure!(both > 0, "no tunnel with both identities among: {said}");
+    Ok(format!("{both} events with both identities"))
+}
+
+fn is_tunnelled(flow: &Value) -> bool {
+    flow["protocol"] == "hbone"
+        && flow["source"]["identity"] == "spiffe://cluster.local/ns/shop/sa/client"
+        && flow["destination"]["identity"] == "spiffe://cluster.local/ns/shop/sa/web"
 }
 
 pub(crate) fn kubectl(lab: &Lab) -> Result<String> {

@@ -6,6 +6,7 @@ use adit_e2e::wait::wait_for;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{PODS, SHOP};
+use crate::flows::{Done, is_from};
 use crate::lab::Lab;
 
 /// Connections from one node to the other, one after the other, for `seconds`, while something is done
@@ -69,10 +70,29 @@ pub(crate) fn api_server_away(lab: &Lab) -> Result<String> {
     ensure!(seen.contains("failed=0"), "{seen}");
     lab.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=90s"])?;
     lab.wait_enrolled(SHOP, PODS)?;
-    // The agents hear again. A kubelet may take a minute to: client-go's pauses grow to 30 s, and as
-    // much again by chance.
-    lab.kubectl(&["apply", "-f", &lab.file("manifests/late.yaml")])?;
+    let heard = hear_again(lab, &client, &server)?;
+    Ok(format!("{}; a policy in force {heard}", seen.trim()))
+}
+
+/// The agents take what is new. A kubelet may need a minute to do so, since client-go's pauses grow to 30 s and as
+/// much again by chance; started again, it does at once.
+fn hear_again(lab: &Lab, client: &str, server: &str) -> Result<String> {
+    let policy = lab.file("manifests/deny-client.yaml");
+    let url = format!("http://{server}:8080/");
+    let applied = Done::by(lab, &["apply", "-f", &policy])?;
+    wait_for("the client to be refused", Duration::from_secs(60), || {
+        Ok(lab.get(SHOP, client, &url).is_err().then_some(()))
+    })?;
+    let refused = applied
+        .first(lab, "n2", |flow| is_from(flow, client, 8080) && flow["verdict"] == "denied")?;
+    lab.kubectl(&["delete", "-f", &policy])?;
+    wait_for("the client to be let in again", Duration::from_secs(60), || {
+        Ok(lab.get(SHOP, client, &url).is_ok().then_some(()))
+    })?;
+    lab.restart("n1", "kubelet")?;
+    let late = lab.file("manifests/late.yaml");
+    lab.kubectl(&["apply", "-f", &late])?;
     lab.kubectl(&["-n", SHOP, "wait", "--for=condition=Ready", "pod/late", "--timeout=120s"])?;
-    lab.kubectl(&["delete", "-f", &lab.file("manifests/late.yaml"), "--grace-period=1"])?;
-    Ok(seen.trim().to_owned())
+    lab.kubectl(&["delete", "-f", &late, "--grace-period=1"])?;
+    Ok(applied.until(refused))
 }
