@@ -38,10 +38,10 @@ up() {
     done
 }
 
-# The end of a namespace takes its links along, a little later.
+# The end of a namespace takes its links along, but only after those of its pods have ended.
 lose() {
+    in_ns ul ip link del "v-$1"
     umount "$NS/$1"
-    wait_for "the end of the namespace $1" 20 eval "! in_ns ul ip link show v-$1"
 }
 
 down() {

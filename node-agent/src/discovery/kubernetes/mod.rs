@@ -14,10 +14,11 @@ mod hub;
 mod resource;
 mod standing;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use adit_core::identity::TrustDomain;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use crate::discovery::kubernetes::feed::{Feed, News};
@@ -88,9 +89,11 @@ pub async fn run_with_standings(
     let (sender, mut news) = mpsc::channel(NEWS);
     let mut hub = Hub::new(settings.kinds, trust_domain);
     let mut feeds = JoinSet::new();
+    let back = Arc::new(Notify::new());
     for kind in settings.kinds {
         let access = settings.access.clone();
-        feeds.spawn(Feed::new(Resource::of(*kind), access, sender.clone()).run());
+        let feed = Feed::new(Resource::of(*kind), access, sender.clone(), Arc::clone(&back));
+        feeds.spawn(feed.run());
     }
     drop(sender);
     let mut batch = Vec::new();

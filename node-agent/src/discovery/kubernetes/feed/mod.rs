@@ -3,9 +3,11 @@
 //! The list comes as a stream where the server offers it (KEP-3157), otherwise in pages. A watch
 //! that ends goes on where it ended; one whose place is no longer known to the server (410) begins
 //! with a new list. Whatever fails is tried again, with growing, jittered pauses, and with the
-//! credentials read anew.
+//! credentials read anew; and at once when another kind's feed is answered after a failure: a server that
+//! was away is back.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -14,7 +16,7 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::discovery::kubernetes::access::Access;
@@ -67,6 +69,8 @@ pub(super) struct Feed {
     resource: Resource,
     access: Access,
     news: mpsc::Sender<(Kind, News)>,
+    /// Told when the server answers one of the feeds that share this, after a failure.
+    back: Arc<Notify>,
     client: Option<Client>,
     /// Where the watch goes on; `None` where a list must come first.
     version: Option<String>,
@@ -74,6 +78,8 @@ pub(super) struct Feed {
     listed: bool,
     absences: u32,
     attempt: u32,
+    /// The last request was not answered as it should be.
+    failing: bool,
 }
 
 /// One page of a list.
@@ -98,17 +104,20 @@ impl Feed {
         resource: Resource,
         access: Access,
         news: mpsc::Sender<(Kind, News)>,
+        back: Arc<Notify>,
     ) -> Self {
         Self {
             resource,
             access,
             news,
+            back,
             client: None,
             version: None,
             streams: true,
             listed: false,
             absences: 0,
             attempt: 0,
+            failing: false,
         }
     }
 
@@ -130,9 +139,13 @@ impl Feed {
                 }
                 Err(Failure::Absent) if self.resource.is_optional() => self.absent().await,
                 Err(Failure::Absent) => {
-                    self.failed("404: the server has no such kind".into()).await
+                    self.failed("404: the server has no such kind".into()).await;
+                    continue;
                 }
-                Err(Failure::Failed(why)) => self.failed(why).await,
+                Err(Failure::Failed(why)) => {
+                    self.failed(why).await;
+                    continue;
+                }
             };
             tokio::time::sleep(pause).await;
         }
@@ -170,6 +183,7 @@ impl Feed {
         let request = Request::new(self.resource.path()).watch(&parameters, version);
         let request = request.map_err(|error| Failure::Failed(chain(error)))?;
         let events = client.request_events::<Value>(request).await.map_err(|e| classify(&e))?;
+        self.answered();
         let mut events = pin!(events);
         let mut listing = list;
         self.tell(if list { News::Listing } else { News::Current }).await;
@@ -208,6 +222,7 @@ impl Feed {
             let request = Request::new(self.resource.path()).list(&parameters);
             let request = request.map_err(|error| Failure::Failed(chain(error)))?;
             let page: Page = client.request(request).await.map_err(|error| classify(&error))?;
+            self.answered();
             for object in page.items {
                 self.tell(News::Object(object)).await;
             }
@@ -239,11 +254,22 @@ impl Feed {
         let _ended: Result<(), _> = self.news.send((self.resource.kind, news)).await;
     }
 
-    async fn failed(&mut self, why: String) -> Duration {
+    /// Tells why, and waits: for a time, or until another feed is answered.
+    async fn failed(&mut self, why: String) {
         // A token or a CA may have been replaced.
         self.client = None;
+        self.failing = true;
         self.tell(News::Failing(why)).await;
-        self.back_off()
+        let pause = self.back_off();
+        let back = Arc::clone(&self.back);
+        // In time or early, the next attempt is the same.
+        let _woken = tokio::time::timeout(pause, back.notified()).await;
+    }
+
+    fn answered(&mut self) {
+        if std::mem::take(&mut self.failing) {
+            self.back.notify_waiters();
+        }
     }
 
     /// The kind is not there, under any of its versions.
@@ -277,10 +303,10 @@ fn chain(error: impl std::error::Error + Send + Sync + 'static) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }
 
-/// Half a second, doubled with each attempt up to half a minute, and jittered.
+/// Half a second, doubled with each attempt up to ten seconds, and jittered.
 fn pause(attempt: u32, random: u32) -> Duration {
-    let longest = Duration::from_millis(500).saturating_mul(1 << attempt.min(6));
-    jittered(longest.min(Duration::from_secs(30)), random)
+    let longest = Duration::from_millis(500).saturating_mul(1 << attempt.min(5));
+    jittered(longest.min(Duration::from_secs(10)), random)
 }
 
 /// Between half of it and all of it.

@@ -11,12 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 
 #[test]
-fn pauses_double_from_half_a_second_to_half_a_minute_and_are_jittered() {
+fn pauses_double_from_half_a_second_to_ten_seconds_and_are_jittered() {
     let range = |attempt| (pause(attempt, 0).as_millis(), pause(attempt, 100).as_millis());
     assert_eq!(range(0), (250, 500));
     assert_eq!(range(1), (500, 1000));
-    assert_eq!(range(6), (15_000, 30_000));
-    assert_eq!(range(u32::MAX), (15_000, 30_000));
+    assert_eq!(range(5), (5_000, 10_000));
+    assert_eq!(range(u32::MAX), (5_000, 10_000));
 }
 
 #[tokio::test]
@@ -136,12 +136,41 @@ async fn a_kind_without_a_definition_is_looked_for_in_every_version() {
     server.hears([ABSENT_KIND]).await;
 }
 
+#[tokio::test]
+async fn a_feed_that_waits_asks_at_once_when_another_one_is_answered() {
+    let answers = [Answer::new("503 Unavailable", "away"), Answer::lines([bookmark(6, true)])];
+    // After so many failures it would wait for five seconds at least.
+    let mut server = Server::after(5, Kind::Pod, answers).await;
+    server.request().await;
+    server.failing().await;
+    let asked = async {
+        loop {
+            server.back.notify_waiters();
+            tokio::select! {
+                asked = server.requests.recv() => return asked,
+                () = tokio::time::sleep(Duration::from_millis(10)) => {}
+            }
+        }
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(4), asked).await;
+    assert!(asked.is_ok(), "it was not woken");
+}
+
+#[tokio::test]
+async fn a_feed_that_is_answered_after_a_failure_wakes_the_others() {
+    let answers = [Answer::new("503 Unavailable", "away"), Answer::lines([bookmark(6, true)])];
+    let server = Server::start(answers).await;
+    let back = Arc::clone(&server.back);
+    assert!(tokio::time::timeout(Duration::from_secs(10), back.notified()).await.is_ok());
+}
+
 const LISTING: &str = "listing";
 const LISTED: &str = "listed";
 const CURRENT: &str = "current";
 const ABSENT_KIND: &str = "absent";
 
 struct Server {
+    back: Arc<Notify>,
     news: mpsc::Receiver<(Kind, News)>,
     requests: mpsc::UnboundedReceiver<String>,
     kubeconfig: PathBuf,
@@ -201,6 +230,11 @@ impl Server {
     }
 
     async fn with(kind: Kind, answers: impl IntoIterator<Item = Answer>) -> Self {
+        Self::after(0, kind, answers).await
+    }
+
+    /// For a feed that has failed so many times.
+    async fn after(attempts: u32, kind: Kind, answers: impl IntoIterator<Item = Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answers: Mutex<VecDeque<Answer>> = Mutex::new(answers.into_iter().collect());
@@ -217,9 +251,11 @@ impl Server {
         std::fs::write(&kubeconfig, text).unwrap();
         let access = Access { kubeconfig: Some(kubeconfig.clone()) };
         let (sender, news) = mpsc::channel(4096);
-        let feed = Feed::new(Resource::of(kind), access, sender);
+        let back = Arc::new(Notify::new());
+        let mut feed = Feed::new(Resource::of(kind), access, sender, Arc::clone(&back));
+        feed.attempt = attempts;
         let tasks = vec![serving, tokio::spawn(feed.run())];
-        Self { news, requests, kubeconfig, tasks }
+        Self { back, news, requests, kubeconfig, tasks }
     }
 
     /// The path and query of the next request.
