@@ -197,6 +197,7 @@ fn pod(namespace: &str) -> Workload {
         owner: Owner { kind: Arc::from("pod"), name: Arc::from("pod") },
         labels: BTreeMap::from(labels.map(|(key, value)| (Arc::from(key), Arc::from(value)))),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

@@ -60,7 +60,8 @@ fn headers(c: &mut Criterion) {
 
 /// So many pods, every [`ENDPOINTS`] of them behind a service.
 fn world(pods: u32) -> World {
-    let namespace = Namespace { name: Arc::from("shop"), mode: MeshMode::Ambient };
+    let namespace =
+        Namespace { name: Arc::from("shop"), mode: MeshMode::Ambient, labels: BTreeMap::new() };
     let pod_deltas = (0..pods).map(|number| Delta::Workload(pod(number)));
     let services = (0..pods / ENDPOINTS).flat_map(|number| {
         let name = ObjectName::new("shop", &format!("service-{number}"));
@@ -101,6 +102,7 @@ fn pod(number: u32) -> Workload {
         owner: Owner { kind: Arc::from("deployment"), name: Arc::from("pod") },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

@@ -241,6 +241,7 @@ mod tests {
             owner: Owner { kind: "deployment".into(), name: "cart".into() },
             labels: BTreeMap::from([("version".into(), "v2".into())]),
             probed: Vec::new(),
+            tunnel_ports: Vec::new(),
             mirror_of: None,
             announced: None,
             netns: None,

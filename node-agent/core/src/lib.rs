@@ -20,6 +20,7 @@ pub mod flow;
 pub mod hbone;
 pub mod identity;
 pub mod issuance;
+pub mod network_policy;
 pub mod policy;
 pub mod pool;
 pub mod recheck;

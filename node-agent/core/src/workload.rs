@@ -46,6 +46,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// Its `adit.dev/mode` label.
     pub mode: MeshMode,
+    /// Its labels.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// The controller a workload is known by, as baggage and metrics name it.
@@ -93,6 +95,8 @@ pub struct Workload {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// The ports that its kubelet connects to, for probes and lifecycle hooks.
     pub probed: Vec<u16>,
+    /// The names that its containers have for TCP port 15008, by which a NetworkPolicy may allow it.
+    pub tunnel_ports: Vec<Arc<str>>,
     /// Of a static pod, of which the API server holds only a mirror that its node has made: the UID that
     /// its kubelet runs it under (annotation `kubernetes.io/config.mirror`), empty where that is none.
     pub mirror_of: Option<Arc<str>>,

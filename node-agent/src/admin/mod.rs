@@ -110,6 +110,8 @@ pub struct DiscoveryFacts {
     pub stale: Option<String>,
     /// Policies whose newest version is wrong, and how.
     pub rejected: BTreeMap<PolicyId, String>,
+    /// Why not all NetworkPolicies of the cluster may be known.
+    pub network_policies_lack: Option<String>,
 }
 
 /// The parts of the agent that are looked at. Composed by `app`.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use adit_core::flow::{FlowId, FlowRecord};
+use adit_core::hbone::TUNNEL_PORT;
+use adit_core::network_policy;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State as Injected};
 use axum::http::{Method, StatusCode, Uri, header};
@@ -17,9 +19,9 @@ use crate::admin::explain::Question;
 use crate::admin::filter::FlowFilter;
 use crate::admin::http::refuse;
 use crate::admin::view::{
-    self, CertificateView, DiscoveryView, DrainView, DrainingView, FlowView, LogLevelView,
-    NodeView, PolicyView, Problem, ReadinessView, RecordsView, ServiceView, StatusView, Timestamp,
-    TunnelView, WorkloadView, state_label,
+    self, BlockedView, CertificateView, DiscoveryView, DrainView, DrainingView, FlowView,
+    LogLevelView, NetworkPoliciesView, NodeView, PolicyView, Problem, ReadinessView, RecordsView,
+    ServiceView, StatusView, Timestamp, TunnelView, WorkloadView, state_label,
 };
 use crate::admin::{Shared, State, explain, follow};
 use crate::cni;
@@ -45,6 +47,7 @@ pub(super) fn router(state: Shared) -> Router {
         .route("/v1/tunnels", only(get(tunnels)))
         .route("/v1/policies", only(get(policies)))
         .route("/v1/explain", only(get(explained)))
+        .route("/v1/network-policies", only(get(network_policies)))
         .route("/v1/flows", only(get(flows)))
         .route("/v1/log-level", only(get(log_level).put(set_log_level)))
         .route("/v1/drain", only(post(drain)))
@@ -108,6 +111,8 @@ async fn status(Injected(state): Injected<Shared>) -> Json<StatusView> {
     found.extend(waiting(&pods, &certificates));
     found.extend(state.sources.problems().await);
     found.extend(Problem::of_policies(&policies));
+    let lack = state.sources.discovery().network_policies_lack;
+    found.extend(Problem::of_network_policies(lack.as_ref()));
     Json(view.judged(found, &certificates))
 }
 
@@ -268,9 +273,27 @@ fn explained(Injected(state): Injected<Shared>, parameters: Parameters) -> Ready
         Err(error) => return ready(refuse(StatusCode::BAD_REQUEST, &error, None)),
     };
     ready(match explain::explain(&state.worlds.load(), &question) {
-        Ok(view) => Json(view).into_response(),
+        Ok(mut view) => {
+            let lack = state.sources.discovery().network_policies_lack;
+            let lack = lack.filter(|_| view.route.protocol == "hbone");
+            view.notes.extend(lack.map(|lack| {
+                format!("a NetworkPolicy that blocks port {TUNNEL_PORT} may go unnoticed: {lack}")
+            }));
+            Json(view).into_response()
+        }
         Err(error) => refuse(StatusCode::BAD_REQUEST, &error, None),
     })
+}
+
+/// What stands in the way of tunnels of this node's pods.
+fn network_policies(Injected(state): Injected<Shared>) -> Ready<Json<NetworkPoliciesView>> {
+    let world = state.worlds.load();
+    let found = network_policy::survey(&world, world.workloads_on(&state.facts.node));
+    let lack = state.sources.discovery().network_policies_lack;
+    ready(Json(NetworkPoliciesView {
+        lack,
+        blocked: found.iter().map(BlockedView::from).collect(),
+    }))
 }
 
 async fn flows(Injected(state): Injected<Shared>, parameters: Parameters) -> Response {

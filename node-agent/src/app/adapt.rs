@@ -73,6 +73,7 @@ impl Sources for Parts {
             errors: status.errors.clone(),
             stale: status.stale.clone(),
             rejected: status.rejected.clone(),
+            network_policies_lack: status.network_policies_lack.clone(),
         }
     }
 

@@ -347,6 +347,7 @@ fn pod(name: &str, node: &str, phase: PodPhase) -> Delta {
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

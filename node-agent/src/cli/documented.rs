@@ -36,6 +36,7 @@ fn the_page_lists_exactly_the_fields_of_every_view() {
         ("PolicyCounts", fields::<view::PolicyCounts>()),
         ("Policy", fields::<view::PolicyView>()),
         ("Explanation", fields::<view::ExplainView>()),
+        ("Blocked", fields::<view::BlockedView>()),
         ("End", fields::<view::ExplainedParty>()),
         ("Route", fields::<view::RouteView>()),
         ("Records", fields::<view::RecordsView>()),

@@ -1,9 +1,10 @@
 //! `adit explain`.
 
+use adit_core::hbone::TUNNEL_PORT;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use crate::admin::view::{ExplainView, ExplainedParty};
+use crate::admin::view::{BlockedView, ExplainView, ExplainedParty};
 use crate::cli::client::query;
 use crate::cli::output::{Format, clean, whole};
 use crate::cli::{Context, Failed};
@@ -51,6 +52,9 @@ fn text(view: &ExplainView) -> String {
     let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
     text.add("Route", &format!("{}{reason}", view.route.protocol));
     text.add("TLS", view.route.tls.as_deref().unwrap_or("none"));
+    for blocked in &view.blocked {
+        text.add("Blocked", &self::blocked(blocked));
+    }
     let mut considered = view.considered.iter();
     text.add("Policies", considered.next().map_or("none is for this pod", |first| first));
     text.more(considered);
@@ -80,6 +84,22 @@ fn text(view: &ExplainView) -> String {
         text.add("Note", note);
     }
     text.0
+}
+
+/// The verdict is without it: no policy of adit's is asked about a flow whose tunnel is never made.
+fn blocked(blocked: &BlockedView) -> String {
+    let verb = if blocked.policies.len() == 1 { "blocks" } else { "block" };
+    let may = if blocked.other_ports {
+        " beside the ports that are allowed"
+    } else {
+        ", where no port is allowed now"
+    };
+    format!(
+        "{} {verb} {}: the tunnel cannot be made; allow TCP {TUNNEL_PORT} {}{may}",
+        blocked.whose(),
+        blocked.what(),
+        blocked.with_whom()
+    )
 }
 
 struct Lines(String);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::*;
 use crate::admin::tests::Agent;
+use crate::admin::tests::policies::network_policies;
 use crate::admin::view::{
     DenialView, DeniedView, DiscoveryView, Fact, NodeView, PolicyCounts, Problem, ReadinessView,
     RecordsView, Severity, StatusView, Timestamp,
@@ -55,6 +56,9 @@ async fn explain_tells_the_way_to_the_verdict() {
     }
     let allowed = adit(&agent.socket, &["explain", "10.1.0.2", "shop/cart:80"]).await;
     golden::check("cli/explain-allowed.table", &allowed.out);
+    agent.publish(network_policies());
+    let blocked = adit(&agent.socket, &["explain", "10.1.0.2", "shop/cart:80"]).await;
+    golden::check("cli/explain-blocked.table", &blocked.out);
     let unknown = adit(&agent.socket, &["explain", "shop/nobody", "shop/cart:80"]).await;
     assert_eq!(unknown.code, 1);
     assert!(unknown.remarks.contains("no pod shop/nobody is known"), "{}", unknown.remarks);
@@ -302,19 +306,6 @@ fn a_socket_that_the_user_may_not_reach_exits_5() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_fails_only_where_something_required_is_missing() {
-    let nowhere = Path::new("/nonexistent/adit.sock");
-    for format in FORMATS {
-        let ended = adit(nowhere, &["doctor", "-o", format]).await;
-        assert_eq!(ended.code, 4);
-        assert!(ended.remarks.contains("it lacks sk_lookup"), "{}", ended.remarks);
-        golden::check(&format!("cli/doctor.{format}"), &ended.out);
-    }
-    let fine = adit(nowhere, &["doctor", "--pins", "/fine"]).await;
-    assert_eq!((fine.code, fine.remarks.as_str()), (0, ""));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn cleanup_spares_a_node_with_an_agent_unless_forced() {
     let agent = Agent::start().await;
     let spared = adit(&agent.socket, &["cleanup"]).await;
@@ -393,16 +384,16 @@ async fn the_manual_is_one_page_or_one_for_each_command() {
     assert_eq!(nowhere_to_write.code, 1, "{}", nowhere_to_write.out);
 }
 
-const FORMATS: [&str; 4] = ["table", "wide", "json", "yaml"];
+pub(super) const FORMATS: [&str; 4] = ["table", "wide", "json", "yaml"];
 
-struct Ended {
-    code: u8,
-    out: String,
-    remarks: String,
+pub(super) struct Ended {
+    pub(super) code: u8,
+    pub(super) out: String,
+    pub(super) remarks: String,
 }
 
 /// Runs a command as `main` does, five minutes and three seconds after the samples' noon.
-async fn adit(socket: &Path, arguments: &[&str]) -> Ended {
+pub(super) async fn adit(socket: &Path, arguments: &[&str]) -> Ended {
     let socket = socket.to_owned();
     let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
     let running = tokio::task::spawn_blocking(move || {

@@ -21,6 +21,9 @@ pub struct SourceStatus {
     pub stale: Option<String>,
     /// Policies whose newest version is wrong, and how; the last good one stays in force.
     pub rejected: BTreeMap<PolicyId, String>,
+    /// Why the NetworkPolicies that are known may not be those that there are. Nothing is decided by them:
+    /// it is no error.
+    pub network_policies_lack: Option<String>,
     /// When the world last changed because of the source.
     pub last_change: Option<SystemTime>,
 }

@@ -164,6 +164,7 @@ fn pod(uid: &str, name: &str, app: &str, address: &str, node: &str) -> Workload 
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(app) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

@@ -12,7 +12,7 @@ use adit_core::workload::{
 /// A namespace.
 #[must_use]
 pub fn namespace(name: &str, mode: MeshMode) -> Namespace {
-    Namespace { name: Arc::from(name), mode }
+    Namespace { name: Arc::from(name), mode, labels: BTreeMap::new() }
 }
 
 /// A running pod whose UID is its name, with a service account of that name, and with a network
@@ -36,6 +36,7 @@ pub fn pod(namespace: &str, name: &str, node: &str, address: IpAddr) -> Workload
         owner: Owner { kind: Arc::from("deployment"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: Some(Arc::from(format!("/run/netns/{name}"))),

@@ -141,7 +141,23 @@ async fn a_token_that_is_refused_is_told_and_its_successor_taken() {
     let token = server.token("adit-system", "adit", json!({})).await;
     server.kubeconfig("agent", &token);
     agent.worlds.synced().wait_for(|synced| *synced).await.unwrap();
-    agent.status(|status| status.errors.is_empty()).await;
+    let status = agent.status(|status| status.errors.is_empty()).await;
+    let lack = status.network_policies_lack.unwrap();
+    assert!(lack.contains("not listed yet") && lack.contains("403 Forbidden"), "{lack}");
+
+    // What is not needed may be allowed later.
+    let rules = json!([
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": read},
+    ]);
+    server.grant("adit-network", rules, "adit-system", "adit").await;
+    agent.status(|status| status.network_policies_lack.is_none()).await;
+    let policies = "/apis/networking.k8s.io/v1/namespaces/adit-system/networkpolicies";
+    let closed = json!({"metadata": {"name": "closed"}, "spec": {"podSelector": {}}});
+    server.apply(policies, closed).await;
+    let count = |world: &World| world.network_policies("adit-system").count();
+    agent.world(|world| count(world) == 1).await;
+    server.delete(&format!("{policies}/closed")).await;
+    agent.world(|world| count(world) == 0).await;
 }
 
 struct Agent {

@@ -5,6 +5,7 @@ mod hostile;
 mod live;
 mod membership;
 mod modes;
+mod network;
 mod rules;
 mod scale;
 mod unruly;

@@ -81,6 +81,7 @@ pub fn select(world: &World, pod: &Workload) -> Result<(), NotEnrolled> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::super::walk::{identity, uid};
@@ -91,7 +92,11 @@ mod tests {
     #[test]
     fn a_static_pod_is_refused_only_where_its_labels_would_enrol_it() {
         let modes = [("shop", MeshMode::Ambient), ("bank", MeshMode::Unset)];
-        let spaces = modes.map(|(name, mode)| Namespace { name: Arc::from(name), mode });
+        let spaces = modes.map(|(name, mode)| Namespace {
+            name: Arc::from(name),
+            mode,
+            labels: BTreeMap::new(),
+        });
         let (world, _) = World::default().apply(spaces.map(Delta::Namespace));
         for (namespace, mode, expected) in [
             ("shop", MeshMode::Unset, NotEnrolled::StaticPod),
@@ -119,8 +124,9 @@ mod tests {
             host_network: false,
             phase: Phase::Active,
             owner: Owner { kind: Arc::from("node"), name: Arc::from("n1") },
-            labels: std::collections::BTreeMap::new(),
+            labels: BTreeMap::new(),
             probed: Vec::new(),
+            tunnel_ports: Vec::new(),
             mirror_of: Some(Arc::from("0a1b")),
             announced: None,
             netns: None,

@@ -178,6 +178,7 @@ fn pod(account: &str, name: &str, node: Option<&str>, phase: Phase) -> Workload 
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

@@ -379,7 +379,7 @@ fn shop() -> World {
 
 fn namespace(name: &str, mode: MeshMode) -> Delta {
     let name = Arc::from(name);
-    Delta::Namespace(Namespace { name, mode })
+    Delta::Namespace(Namespace { name, mode, labels: BTreeMap::new() })
 }
 
 fn pod(
@@ -401,6 +401,7 @@ fn pod(
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::network_policy::NetworkPolicy;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicySet, Touched};
 use crate::workload::{
     Endpoint, Namespace, NodeName, ObjectName, Phase, PodUid, Service, Workload,
 };
 
-/// The snapshot. Cloning it costs ten reference counts.
+/// The snapshot. Cloning it costs eleven reference counts.
 #[derive(Debug, Clone, Default)]
 pub struct World {
     namespaces: Arc<BTreeMap<Arc<str>, Arc<Namespace>>>,
@@ -26,6 +27,7 @@ pub struct World {
     /// Node → its zone.
     zones: Arc<BTreeMap<NodeName, Arc<str>>>,
     policies: PolicySet,
+    network_policies: Arc<BTreeMap<ObjectName, Arc<NetworkPolicy>>>,
 }
 
 /// One change to the world, from a discovery source.
@@ -53,6 +55,10 @@ pub enum Delta {
     AuthorizationPolicy(AuthorizationPolicy),
     /// A policy is gone.
     PolicyGone(PolicyId),
+    /// A NetworkPolicy is new or changed.
+    NetworkPolicy(NetworkPolicy),
+    /// A NetworkPolicy is gone.
+    NetworkPolicyGone(ObjectName),
 }
 
 /// What an [`World::apply`] touched.
@@ -71,6 +77,8 @@ pub struct Changes {
     /// Pods that one of those policies was for, or is for now. A pod whose own change (a new
     /// label) puts it under other policies is in `workloads`.
     pub governed: BTreeSet<PodUid>,
+    /// NetworkPolicies that came, changed or went. Nothing is decided by them.
+    pub network_policies: BTreeSet<ObjectName>,
 }
 
 impl Changes {
@@ -129,6 +137,13 @@ impl World {
                     world.change_policy(&id, &mut touched, &mut changes, |policies| {
                         policies.put_authorization(policy)
                     });
+                }
+                Delta::NetworkPolicy(policy) => world.put_network_policy(policy, &mut changes),
+                Delta::NetworkPolicyGone(name) => {
+                    if world.network_policies.contains_key(&name) {
+                        Arc::make_mut(&mut world.network_policies).remove(&name);
+                        changes.network_policies.insert(name);
+                    }
                 }
                 Delta::PolicyGone(id) => {
                     let id = Arc::new(id);
@@ -244,6 +259,15 @@ impl World {
         changes.nodes.insert(node);
     }
 
+    fn put_network_policy(&mut self, policy: NetworkPolicy, changes: &mut Changes) {
+        if self.network_policies.get(&policy.name).map(|old| &**old) == Some(&policy) {
+            return;
+        }
+        let name = policy.name.clone();
+        Arc::make_mut(&mut self.network_policies).insert(name.clone(), Arc::new(policy));
+        changes.network_policies.insert(name);
+    }
+
     fn touch_pods_of_changed_namespaces(&self, changes: &mut Changes) {
         for pod in self.workloads.values() {
             if changes.namespaces.contains(&pod.name.namespace) {
@@ -344,6 +368,15 @@ impl World {
     #[must_use]
     pub const fn policies(&self) -> &PolicySet {
         &self.policies
+    }
+
+    /// The NetworkPolicies of a namespace, by name.
+    pub fn network_policies<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &'a Arc<NetworkPolicy>> {
+        let own = self.network_policies.range(ObjectName::new(namespace, "")..);
+        own.take_while(move |(name, _)| &*name.namespace == namespace).map(|(_, policy)| policy)
     }
 
     /// All namespaces, by name.

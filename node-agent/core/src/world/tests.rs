@@ -223,7 +223,7 @@ fn vip_owner<'a>(world: &'a World, vip: &str) -> Option<&'a str> {
 
 fn namespace(mode: MeshMode) -> Delta {
     let name = Arc::from("shop");
-    Delta::Namespace(Namespace { name, mode })
+    Delta::Namespace(Namespace { name, mode, labels: BTreeMap::new() })
 }
 
 fn pod(name: &str, addresses: &[&str]) -> Delta {
@@ -244,6 +244,7 @@ fn workload(name: &str, addresses: &[&str], change: impl FnOnce(&mut Workload)) 
         owner: Owner { kind: Arc::from("pod"), name: Arc::from(name) },
         labels: BTreeMap::new(),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

@@ -1,6 +1,8 @@
 //! What would become of a flow: the question that `adit explain` asks, answered from the world as it
 //! is now, by the same code that decides on flows.
 
+mod blocked;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -135,6 +137,7 @@ pub fn explain(world: &World, question: &Question) -> Result<ExplainView, BadQue
         port: to.port(),
         service: service.as_ref().map(ObjectRef::from),
         route,
+        blocked: Vec::new(),
         verdict: ExplainedVerdict::NotEnforced,
         reason: None,
         policy: None,
@@ -150,6 +153,9 @@ pub fn explain(world: &World, question: &Question) -> Result<ExplainView, BadQue
         return Ok(view);
     }
     if let Some(callee) = callee.filter(|pod| enrolment::select(world, pod).is_ok()) {
+        if view.route.protocol == "hbone" {
+            view.blocked = blocked::blocked(world, &caller, &callee, to);
+        }
         decide(world, &mut view, &caller, (callee, to));
     }
     Ok(view)

@@ -45,6 +45,7 @@ impl Sources for Fixed {
             errors: vec!["pods.yaml, document 2: spec.nodeName: missing".to_owned()],
             stale: None,
             rejected: policies::rejected(),
+            network_policies_lack: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The windows as a client sees them: over real sockets, with fixed sources.
 
 mod fixed;
-mod policies;
+pub(crate) mod policies;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,7 @@ use adit_core::enrolment::Step;
 use adit_core::flow::{CloseReason, Direction, TlsFailure, TlsInfo};
 use adit_core::identity::SpiffeId;
 use adit_core::workload::{
-    Affinity, Endpoint, Hints, InternalTraffic, MeshMode, Namespace, ObjectName, PodUid, Service,
-    ServicePort,
+    Affinity, Endpoint, Hints, InternalTraffic, MeshMode, ObjectName, PodUid, Service, ServicePort,
 };
 use adit_core::world::Delta;
 use serde_json::Value;
@@ -27,6 +26,7 @@ use crate::shutdown::{self, Trigger};
 use crate::telemetry::access_log::{AccessLog, AccessLogSettings};
 use crate::telemetry::log::{LogSettings, build};
 use crate::telemetry::metrics::Limits;
+use crate::testing::cluster::namespace;
 
 #[tokio::test]
 async fn the_socket_is_for_its_owner_only_and_goes_with_the_agent() {
@@ -385,6 +385,11 @@ impl Agent {
         Self { _directory: directory, socket: path, recorder, state, trigger, serving, guard }
     }
 
+    /// The world changes.
+    pub(crate) fn publish(&self, deltas: impl IntoIterator<Item = Delta>) {
+        self.state.worlds.publish(deltas);
+    }
+
     async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let stream = UnixStream::connect(&self.socket).await.unwrap();
         exchange(stream, method, path, body).await
@@ -494,7 +499,7 @@ fn world() -> Vec<Delta> {
     unscheduled.mode = MeshMode::Unset;
     unscheduled.addresses = Vec::new();
     vec![
-        Delta::Namespace(Namespace { name: Arc::from("shop"), mode: MeshMode::Ambient }),
+        Delta::Namespace(namespace("shop", MeshMode::Ambient)),
         Delta::Workload(samples::client()),
         Delta::Workload(samples::cart()),
         Delta::Workload(samples::legacy()),

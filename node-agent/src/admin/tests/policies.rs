@@ -69,6 +69,44 @@ async fn explain_answers_with_route_policies_and_verdict() {
 }
 
 #[tokio::test]
+async fn explain_says_which_network_policy_keeps_the_tunnel_from_being_made_and_decides_as_without_it()
+ {
+    let agent = Agent::start().await;
+    let question = "/v1/explain?source=shop/client-6d4cf56db6-x7k2p&destination=shop/cart:80";
+    let explained = async || -> view::ExplainView {
+        let (status, body) = agent.ask("GET", question, "").await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let before = explained().await;
+    agent.publish(network_policies());
+    let after = explained().await;
+    let shown: Vec<String> = after
+        .blocked
+        .iter()
+        .map(|blocked| format!("{} {} {}", blocked.whose(), blocked.what(), blocked.with_whom()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "NetworkPolicy shop/client port 15008 out of shop/client-6d4cf56db6-x7k2p to shop/cart-0",
+            "NetworkPolicy shop/dark port 15008 into shop/cart-0 from shop/client-6d4cf56db6-x7k2p",
+        ]
+    );
+    let other_ports: Vec<bool> = after.blocked.iter().map(|blocked| blocked.other_ports).collect();
+    assert_eq!(other_ports, [true, false]);
+    assert_eq!(view::ExplainView { blocked: Vec::new(), ..after }, before);
+    // What goes without a tunnel is not asked about.
+    let (_, body) = agent.ask("GET", &format!("{question}&protocol=plaintext"), "").await;
+    let plain: view::ExplainView = serde_json::from_str(&body).unwrap();
+    assert_eq!(plain.blocked, []);
+
+    let (_, body) = agent.ask("GET", "/v1/network-policies", "").await;
+    let all: view::NetworkPoliciesView = serde_json::from_str(&body).unwrap();
+    assert_eq!((all.lack, all.blocked.len()), (None, 1), "of this node's pods");
+}
+
+#[tokio::test]
 async fn a_flow_says_which_policy_decided_and_what_a_dry_run_would_do() {
     let agent = Agent::start().await;
     agent.recorder.record(samples::denied(7));
@@ -85,6 +123,26 @@ async fn a_flow_says_which_policy_decided_and_what_a_dry_run_would_do() {
     let friends = list.iter().find(|policy| policy.name == "friends").unwrap();
     assert_eq!((friends.hits, friends.last_hit.is_some()), (1, true));
     assert_eq!(agent.flows("?dryRun=deny").await, flows);
+}
+
+/// One that lets clients out to port 8080 alone, and one that lets nobody into carts.
+pub(crate) fn network_policies() -> Vec<Delta> {
+    let policy = |name: &str, spec: Value| {
+        let metadata = serde_json::json!({"namespace": "shop", "name": name});
+        let object = serde_json::json!({"metadata": metadata, "spec": spec});
+        let object = serde_json::from_value(object).unwrap();
+        Delta::NetworkPolicy(crate::discovery::translate::network_policy(&object).unwrap())
+    };
+    let app = |app: &str| serde_json::json!({"matchLabels": {"app": app}});
+    let unlabelled = serde_json::json!({"key": "app", "operator": "DoesNotExist"});
+    let http = serde_json::json!([{"ports": [{"port": 8080}]}]);
+    vec![
+        policy(
+            "client",
+            serde_json::json!({"podSelector": app("client"), "policyTypes": ["Egress"], "egress": http}),
+        ),
+        policy("dark", serde_json::json!({"podSelector": {"matchExpressions": [unlabelled]}})),
+    ]
 }
 
 pub(super) fn rejected() -> BTreeMap<PolicyId, String> {

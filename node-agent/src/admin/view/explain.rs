@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::admin::view::ObjectRef;
+use crate::admin::view::{BlockedView, ObjectRef};
 
 /// Everything that leads to the verdict on a flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct ExplainView {
     pub service: Option<ObjectRef>,
     /// How the flow gets there.
     pub route: RouteView,
+    /// NetworkPolicies of the cluster that keep the tunnel from being made. The verdict is without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<BlockedView>,
     /// What is decided.
     pub verdict: ExplainedVerdict,
     /// Why, where it is not `allowed`: the close reason that such a flow has.

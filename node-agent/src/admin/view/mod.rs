@@ -6,6 +6,7 @@ mod denial;
 mod explain;
 mod flow;
 mod mesh;
+mod network_policy;
 mod policy;
 mod status;
 
@@ -28,6 +29,7 @@ pub use mesh::{
     CertificateView, EndpointView, PodStateView, ServicePortView, ServiceView, TunnelView,
     WorkloadView,
 };
+pub use network_policy::{BlockedView, NetworkPoliciesView};
 pub use policy::{PolicyCounts, PolicyState, PolicyView};
 pub(in crate::admin) use policy::{count, policies};
 pub use status::{

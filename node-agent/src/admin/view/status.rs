@@ -241,6 +241,16 @@ impl Problem {
         Self { severity: Severity::Error, what, help: help.to_owned() }
     }
 
+    /// Nothing but two commands needs them.
+    pub(in crate::admin) fn of_network_policies(lack: Option<&String>) -> Option<Self> {
+        let lack = lack?;
+        Some(Self::warning(
+            format!("NetworkPolicies of the cluster are not known: {lack}"),
+            "`adit explain` and `adit doctor` do not notice one that blocks port 15008; everything else \
+             works. deploy/agent-rbac.yaml has the permission",
+        ))
+    }
+
     fn warning(what: String, help: &str) -> Self {
         Self { severity: Severity::Warning, ..Self::error(what, help) }
     }

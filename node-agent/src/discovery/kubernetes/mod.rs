@@ -1,7 +1,7 @@
 //! The source for clusters: the API server, listed once and watched from then on.
 //!
 //! A feed per kind tells what it hears; the hub puts it together. The world is published when every
-//! kind has been listed once, and from then on in small batches. While the API server is away, what it
+//! kind that something is decided by has been listed once, and from then on in small batches. While the API server is away, what it
 //! said last stays in force: flows go on, and `adit status` says since when it is not up to date.
 //!
 //! Objects are translated as they come and not kept as they are: the specification of a pod is
@@ -40,6 +40,7 @@ pub const AGENT: &[Kind] = &[
     Kind::EndpointSlice,
     Kind::PeerAuthentication,
     Kind::AuthorizationPolicy,
+    Kind::NetworkPolicy,
 ];
 
 /// What a CA needs to know: which pods run where.

@@ -22,6 +22,7 @@ impl Resource {
             Kind::Pod => &["/api/v1/pods"],
             Kind::Service => &["/api/v1/services"],
             Kind::EndpointSlice => &["/apis/discovery.k8s.io/v1/endpointslices"],
+            Kind::NetworkPolicy => &["/apis/networking.k8s.io/v1/networkpolicies"],
             Kind::PeerAuthentication => &[
                 "/apis/security.istio.io/v1/peerauthentications",
                 "/apis/security.istio.io/v1beta1/peerauthentications",
@@ -39,7 +40,8 @@ impl Resource {
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::PeerAuthentication
-            | Kind::AuthorizationPolicy => None,
+            | Kind::AuthorizationPolicy
+            | Kind::NetworkPolicy => None,
         };
         Self { kind, fields, paths, version: 0 }
     }

@@ -413,7 +413,8 @@ fn is_closed(object: &Object) -> bool {
         | Object::Node(_)
         | Object::Pod(_)
         | Object::Service(_)
-        | Object::Slice(_) => false,
+        | Object::Slice(_)
+        | Object::NetworkPolicy(_) => false,
     }
 }
 

@@ -115,6 +115,7 @@ fn publish(scan: Scan, worlds: &Worlds, status: &StatusHandle) {
         errors: scan.errors,
         stale: scan.stale,
         rejected: scan.rejected,
+        network_policies_lack: None,
         last_change: if changed { Some(SystemTime::now()) } else { status.load().last_change },
     });
     if scan.listed {

@@ -93,6 +93,7 @@ impl Ledger {
             Object::AuthorizationPolicy(policy) => {
                 deltas.push(Delta::AuthorizationPolicy(*policy));
             }
+            Object::NetworkPolicy(policy) => deltas.push(Delta::NetworkPolicy(*policy)),
         }
     }
 
@@ -110,6 +111,7 @@ impl Ledger {
             Object::PeerAuthentication(_) | Object::AuthorizationPolicy(_) => {
                 deltas.extend(key.policy().map(Delta::PolicyGone));
             }
+            Object::NetworkPolicy(policy) => deltas.push(Delta::NetworkPolicyGone(policy.name)),
         }
     }
 
@@ -139,7 +141,8 @@ impl Ledger {
                 | Object::Pod(_)
                 | Object::Service(_)
                 | Object::PeerAuthentication(_)
-                | Object::AuthorizationPolicy(_) => None,
+                | Object::AuthorizationPolicy(_)
+                | Object::NetworkPolicy(_) => None,
             }
         });
         let slices: Vec<&SliceFacts> = slices.collect();
@@ -212,6 +215,7 @@ mod tests {
             pod("web-a", "u-1", "10.0.0.1", "Running"),
             pod("web-b", "u-2", "10.0.0.2", "Failed"),
             policy("deny"),
+            network_policy("closed"),
         ];
         let (snapshot, _) = Snapshot::assemble(&objects);
         let (expected, _) = World::default().apply(Snapshot::default().deltas_to(&snapshot));
@@ -273,7 +277,10 @@ mod tests {
         let kind = PolicyKind::AuthorizationPolicy;
         let id = PolicyId { kind, name: ObjectName::new("shop", "deny") };
         let policy = world.policies().contains(&id);
-        format!("{namespaces:?} {pods:?} {services:?} {endpoints:?} {address:?} {policy}")
+        let network: Vec<_> = world.network_policies("shop").collect();
+        format!(
+            "{namespaces:?} {pods:?} {services:?} {endpoints:?} {address:?} {policy} {network:?}"
+        )
     }
 
     fn read(kind: Kind, value: serde_json::Value) -> Object {
@@ -323,6 +330,11 @@ mod tests {
                 "status": {"phase": phase, "podIPs": [{"ip": address}]},
             }),
         )
+    }
+
+    fn network_policy(name: &str) -> Object {
+        let metadata = json!({"name": name, "namespace": "shop"});
+        read(Kind::NetworkPolicy, json!({"metadata": metadata, "spec": {"podSelector": {}}}))
     }
 
     fn policy(name: &str) -> Object {

@@ -8,6 +8,7 @@
 
 mod endpoints;
 mod ledger;
+mod network_policy;
 mod pod;
 mod policy;
 mod probes;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use adit_core::network_policy::NetworkPolicy;
 use adit_core::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicyKind};
 use adit_core::workload::{MeshMode, Namespace, NodeName, ObjectName};
 use k8s_openapi::api::core::v1;
@@ -26,6 +28,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use endpoints::{Address, SliceFacts, endpoint_slice};
 pub use ledger::Ledger;
+pub use network_policy::network_policy;
 pub use pod::{NETNS_ANNOTATION, PodFacts, netns, pod};
 pub use policy::{
     authorization_policy, closed_authorization_policy, closed_peer_authentication,
@@ -40,6 +43,9 @@ pub const MODE_LABEL: &str = "adit.dev/mode";
 
 /// The group of Istio's policies.
 const ISTIO_SECURITY: &str = "security.istio.io/";
+
+/// The label that is a namespace's name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// The label that names a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -70,6 +76,8 @@ pub enum Object {
     PeerAuthentication(Box<PeerAuthentication>),
     /// An AuthorizationPolicy.
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    /// A NetworkPolicy.
+    NetworkPolicy(Box<NetworkPolicy>),
 }
 
 /// The kinds of [`Object`].
@@ -89,6 +97,8 @@ pub enum Kind {
     PeerAuthentication,
     /// `security.istio.io` AuthorizationPolicy.
     AuthorizationPolicy,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
 }
 
 /// What an object is known by. The namespace of a namespace, or of a node, is empty.
@@ -128,6 +138,7 @@ impl Object {
             Self::AuthorizationPolicy(policy) => {
                 (Kind::AuthorizationPolicy, policy.id().name.clone())
             }
+            Self::NetworkPolicy(policy) => (Kind::NetworkPolicy, policy.name.clone()),
         };
         Key { kind, name }
     }
@@ -144,6 +155,7 @@ impl Kind {
             ("v1", "Pod") => Some(Self::Pod),
             ("v1", "Service") => Some(Self::Service),
             ("discovery.k8s.io/v1", "EndpointSlice") => Some(Self::EndpointSlice),
+            ("networking.k8s.io/v1", "NetworkPolicy") => Some(Self::NetworkPolicy),
             (version, "PeerAuthentication") if version.starts_with(ISTIO_SECURITY) => {
                 Some(Self::PeerAuthentication)
             }
@@ -165,7 +177,14 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
+    }
+
+    /// Whether nothing is decided by objects of this kind: they are only told of.
+    #[must_use]
+    pub const fn is_advisory(self) -> bool {
+        matches!(self, Self::NetworkPolicy)
     }
 }
 
@@ -181,7 +200,8 @@ impl Key {
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::PeerAuthentication
-            | Kind::AuthorizationPolicy => {
+            | Kind::AuthorizationPolicy
+            | Kind::NetworkPolicy => {
                 let namespace = namespace.filter(|text| !text.is_empty());
                 namespace.map_or(Some("default"), |text| is_name(text).then_some(text))?
             }
@@ -196,9 +216,12 @@ impl Key {
         let kind = match self.kind {
             Kind::PeerAuthentication => PolicyKind::PeerAuthentication,
             Kind::AuthorizationPolicy => PolicyKind::AuthorizationPolicy,
-            Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice => {
-                return None;
-            }
+            Kind::Namespace
+            | Kind::Node
+            | Kind::Pod
+            | Kind::Service
+            | Kind::EndpointSlice
+            | Kind::NetworkPolicy => return None,
         };
         Some(PolicyId { kind, name: self.name.clone() })
     }
@@ -223,7 +246,8 @@ impl std::fmt::Display for Key {
             | Kind::Service
             | Kind::EndpointSlice
             | Kind::PeerAuthentication
-            | Kind::AuthorizationPolicy => {
+            | Kind::AuthorizationPolicy
+            | Kind::NetworkPolicy => {
                 write!(f, "{} {namespace}/{name}", self.kind.as_str())
             }
         }
@@ -255,11 +279,12 @@ impl Invalid {
 pub fn namespace(object: &v1::Namespace) -> Result<Namespace, Invalid> {
     let metadata = &object.metadata;
     let name = required_name("metadata.name", metadata.name.as_deref())?;
-    let labels = labels("metadata.labels", metadata)?;
-    Ok(Namespace {
-        name: Arc::from(name),
-        mode: MeshMode::from_label(labels.get(MODE_LABEL).map(|value| &**value)),
-    })
+    let name: Arc<str> = Arc::from(name);
+    let mut labels = labels("metadata.labels", metadata)?;
+    // The API server sees to it that every namespace has it.
+    labels.insert(Arc::from(NAME_LABEL), Arc::clone(&name));
+    let mode = MeshMode::from_label(labels.get(MODE_LABEL).map(|value| &**value));
+    Ok(Namespace { name, mode, labels })
 }
 
 /// A node.

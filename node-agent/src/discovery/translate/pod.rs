@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use adit_core::announce::ANNOTATION;
+use adit_core::hbone::TUNNEL_PORT;
 use adit_core::identity::{SpiffeId, TrustDomain};
 use adit_core::workload::{MeshMode, NodeName, ObjectName, Owner, Phase, PodUid, Workload};
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
@@ -48,6 +49,8 @@ pub fn pod(object: &Pod, trust_domain: &TrustDomain) -> Result<PodFacts, Invalid
     let no_status = PodStatus::default();
     let status = object.status.as_ref().unwrap_or(&no_status);
     let labels = labels("metadata.labels", metadata)?;
+    let ports = named_ports(spec)?;
+    let tunnel_ports = ports.iter().filter(|(_, port)| **port == TUNNEL_PORT);
     let workload = Workload {
         uid: uid(metadata, &name)?,
         node: node(spec)?,
@@ -59,6 +62,7 @@ pub fn pod(object: &Pod, trust_domain: &TrustDomain) -> Result<PodFacts, Invalid
         owner: owner(metadata, &labels, &name)?,
         labels,
         probed: probes::ports(spec),
+        tunnel_ports: tunnel_ports.map(|(name, _)| Arc::clone(name)).collect(),
         mirror_of: annotation(metadata, MIRROR_ANNOTATION).map(|text| {
             PodUid::parse(text).map_or_else(Arc::default, |uid| Arc::from(uid.as_str()))
         }),
@@ -71,7 +75,7 @@ pub fn pod(object: &Pod, trust_domain: &TrustDomain) -> Result<PodFacts, Invalid
     Ok(PodFacts {
         workload,
         ready: ready.is_none_or(|condition| condition.status == "True"),
-        ports: named_ports(spec)?,
+        ports,
     })
 }
 

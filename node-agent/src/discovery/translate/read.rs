@@ -3,6 +3,7 @@
 use adit_core::identity::TrustDomain;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -54,6 +55,10 @@ pub fn read(
         Kind::EndpointSlice => {
             let slice = translate::endpoint_slice(&decode::<EndpointSlice>(value)?);
             Ok(slice?.map(|slice| Object::Slice(Box::new(slice))))
+        }
+        Kind::NetworkPolicy => {
+            let policy = translate::network_policy(&decode::<NetworkPolicy>(value)?)?;
+            Ok(Some(Object::NetworkPolicy(Box::new(policy))))
         }
         Kind::PeerAuthentication => {
             let object = |policy| Object::PeerAuthentication(Box::new(policy));

@@ -6,6 +6,7 @@ use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use adit_core::network_policy::NetworkPolicy;
 use adit_core::policy::{AuthorizationPolicy, PeerAuthentication, PolicyId, PolicyKind};
 use adit_core::workload::{
     Endpoint, Namespace, NodeName, ObjectName, Phase, PodUid, Service, Workload,
@@ -24,6 +25,7 @@ pub struct Snapshot {
     services: BTreeMap<ObjectName, (Service, Vec<Endpoint>)>,
     peer_authentications: BTreeMap<ObjectName, PeerAuthentication>,
     authorization_policies: BTreeMap<ObjectName, AuthorizationPolicy>,
+    network_policies: BTreeMap<ObjectName, NetworkPolicy>,
 }
 
 /// Objects that contradict each other: both claim the same …
@@ -105,6 +107,10 @@ impl Snapshot {
                 Object::AuthorizationPolicy(policy) => {
                     let name = policy.id().name.clone();
                     snapshot.authorization_policies.insert(name, (**policy).clone());
+                }
+                Object::NetworkPolicy(policy) => {
+                    let name = policy.name.clone();
+                    snapshot.network_policies.insert(name, (**policy).clone());
                 }
             }
         }
@@ -219,6 +225,14 @@ impl Snapshot {
         for (name, policy) in &next.authorization_policies {
             if self.authorization_policies.get(name) != Some(policy) {
                 deltas.push(Delta::AuthorizationPolicy(policy.clone()));
+            }
+        }
+        let names = self.network_policies.keys();
+        let names = names.filter(|name| !next.network_policies.contains_key(*name));
+        deltas.extend(names.map(|name| Delta::NetworkPolicyGone(name.clone())));
+        for (name, policy) in &next.network_policies {
+            if self.network_policies.get(name) != Some(policy) {
+                deltas.push(Delta::NetworkPolicy(policy.clone()));
             }
         }
     }

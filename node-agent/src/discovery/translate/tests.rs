@@ -54,6 +54,24 @@ fn a_mirror_names_the_pod_that_its_kubelet_runs_and_is_one_whatever_it_names() {
 }
 
 #[test]
+fn a_namespace_has_its_name_for_a_label_as_the_api_server_gives_it() {
+    let object = serde_json::json!({"metadata": {"name": "shop", "labels": {"team": "a"}}});
+    let read = namespace(&serde_json::from_value(object).unwrap()).unwrap();
+    let labels: Vec<_> = read.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    assert_eq!(labels, ["kubernetes.io/metadata.name=shop", "team=a"]);
+}
+
+#[test]
+fn the_names_that_a_pod_has_for_the_tunnels_port_are_kept() {
+    let pod = read_pod(
+        r#"{"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "ports": [
+             {"name": "http", "containerPort": 80}, {"name": "hbone", "containerPort": 15008},
+             {"name": "quic", "containerPort": 15008, "protocol": "UDP"}]}]}}"#,
+    );
+    assert_eq!(pod.unwrap().workload.tunnel_ports, [Arc::from("hbone")]);
+}
+
+#[test]
 fn what_a_pod_leaves_out_has_a_default() {
     let pod = read_pod(r#"{"metadata": {"name": "lonely"}}"#).unwrap();
     assert_eq!(pod.workload.name, ObjectName::new("default", "lonely"));

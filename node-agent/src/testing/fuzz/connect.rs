@@ -75,6 +75,7 @@ fn workload(choices: &mut Choices<'_>) -> Option<Workload> {
             ("version".into(), choices.text().into()),
         ]),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

@@ -106,6 +106,7 @@ impl<'a> Choices<'a> {
             owner: Owner { kind: Arc::from("pod"), name: Arc::from("pod") },
             labels: labels(chosen),
             probed: Vec::new(),
+            tunnel_ports: Vec::new(),
             mirror_of: None,
             announced: None,
             netns: None,

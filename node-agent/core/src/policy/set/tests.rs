@@ -126,6 +126,7 @@ fn pod(namespace: &str, app: &str) -> Delta {
             (Arc::from("version"), Arc::from("v1")),
         ]),
         probed: Vec::new(),
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

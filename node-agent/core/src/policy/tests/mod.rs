@@ -93,6 +93,7 @@ fn pod() -> Workload {
             (Arc::from("version"), Arc::from("v1")),
         ]),
         probed: vec![8081],
+        tunnel_ports: Vec::new(),
         mirror_of: None,
         announced: None,
         netns: None,

@@ -52,7 +52,9 @@ fn the_flows_of_a_pod_whose_enrolment_changes_are_decided_again() {
         "ALLOW",
         [from(principals(&["cluster.local/ns/shop/sa/web"]))],
     )]);
-    let shop = |mode| Delta::Namespace(Namespace { name: Arc::from("shop"), mode });
+    let shop = |mode| {
+        Delta::Namespace(Namespace { name: Arc::from("shop"), mode, labels: BTreeMap::new() })
+    };
     let (world, _) = scene.world.apply([shop(MeshMode::Ambient)]);
     let opted_out = Workload { mode: MeshMode::None, ..pod() };
     let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/other").unwrap();

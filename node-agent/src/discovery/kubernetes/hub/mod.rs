@@ -158,9 +158,9 @@ impl Hub {
         self.ledger.contains(key) || self.wrong.contains_key(key)
     }
 
-    /// Whether every kind has been listed.
+    /// Whether every kind has been listed that something is decided by.
     pub(super) fn is_synced(&self) -> bool {
-        self.kinds.values().all(|state| state.listed)
+        self.kinds.iter().all(|(kind, state)| state.listed || kind.is_advisory())
     }
 
     /// What has changed since the last time. Nothing before every kind has been listed, so that nobody
@@ -174,17 +174,11 @@ impl Hub {
     }
 
     pub(super) fn status(&self) -> SourceStatus {
-        let failing =
-            self.kinds.iter().filter_map(|(kind, state)| Some((kind, state.failing.as_ref()?)));
-        let mut failing: Vec<(SystemTime, String)> = failing
-            .map(|(kind, (since, why))| {
-                let since_text = rfc3339(*since);
-                let what = if self.kinds.get(kind).is_some_and(|state| state.listed) {
-                    format!("as of {since_text}")
-                } else {
-                    format!("not listed yet, tried since {since_text}")
-                };
-                (*since, format!("API server: {}: {what}: {why}", kind.as_str()))
+        let deciding = self.kinds.iter().filter(|(kind, _)| !kind.is_advisory());
+        let mut failing: Vec<(SystemTime, String)> = deciding
+            .filter_map(|(kind, state)| {
+                let (since, _) = state.failing.as_ref()?;
+                Some((*since, format!("API server: {}: {}", kind.as_str(), state.lacks()?)))
             })
             .collect();
         failing.sort();
@@ -199,8 +193,24 @@ impl Hub {
             stale: failing.first().cloned(),
             errors: failing.into_iter().chain(wrong).collect(),
             rejected,
+            network_policies_lack: self.kinds.get(&Kind::NetworkPolicy).and_then(State::lacks),
             last_change: self.last_change,
         }
+    }
+}
+
+impl State {
+    /// Why what is known of the kind is not all of it; `None`: it is.
+    fn lacks(&self) -> Option<String> {
+        let Some((since, why)) = &self.failing else {
+            return (!self.listed).then(|| "not listed yet".to_owned());
+        };
+        let since = rfc3339(*since);
+        Some(if self.listed {
+            format!("as of {since}: {why}")
+        } else {
+            format!("not listed yet, tried since {since}: {why}")
+        })
     }
 }
 

@@ -131,6 +131,33 @@ fn a_kind_that_the_server_does_not_have_counts_as_listed_and_empty() {
 }
 
 #[test]
+fn a_kind_that_nothing_is_decided_by_is_not_waited_for_and_no_error_where_it_cannot_be_read() {
+    let mut hub = hub(&[Kind::Pod, Kind::NetworkPolicy]);
+    assert_eq!(hub.status().network_policies_lack.as_deref(), Some("not listed yet"));
+    hub.hear(Kind::NetworkPolicy, [News::Failing("403 Forbidden: no".to_owned())]);
+    hub.hear(Kind::Pod, [News::Listing, pod("a", "10.0.0.1"), News::Listed]);
+    assert!(hub.is_synced());
+    let world = World::default().apply(hub.take_deltas(now())).0;
+    assert_eq!(names(&world), ["a"]);
+    let status = hub.status();
+    assert_eq!((status.stale, status.errors), (None, Vec::new()));
+    let lack = "not listed yet, tried since 2027-01-15T08:00:00Z: 403 Forbidden: no";
+    assert_eq!(status.network_policies_lack.as_deref(), Some(lack));
+
+    let policy =
+        json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": {"podSelector": {}}});
+    let listed = [News::Listing, News::Object(policy.clone()), News::Listed];
+    hub.hear(Kind::NetworkPolicy, listed);
+    assert_eq!(hub.status().network_policies_lack, None);
+    let world = world.apply(hub.take_deltas(now())).0;
+    assert_eq!(world.network_policies("shop").count(), 1);
+    assert_eq!(world.network_policies("shop-2").count(), 0);
+    hub.hear(Kind::NetworkPolicy, [News::Gone(policy)]);
+    let world = world.apply(hub.take_deltas(now())).0;
+    assert_eq!(world.network_policies("shop").count(), 0);
+}
+
+#[test]
 fn the_annotation_that_names_a_network_namespace_is_not_believed() {
     let mut hub = hub(&[Kind::Pod]);
     let pod = json!({
