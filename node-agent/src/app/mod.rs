@@ -180,8 +180,7 @@ async fn start(
     let observing = tokio::spawn(observer::run(records, observer, sinks, known, workers.moved()));
     tasks.push(tokio::spawn(rotating.run(shutdown.clone())));
     tasks.push(tokio::spawn(workers.recheck_on_changes(&worlds, shutdown.clone())));
-    let told = announced(&config.discovery.source, &worlds, &enrolments, shutdown);
-    tasks.extend(told.map(tokio::spawn));
+    tasks.extend(announced(&config, &worlds, &enrolments, &readiness, shutdown));
     tasks.push(tokio::spawn(config.discovery.source.run(
         config.mesh.trust_domain,
         worlds.clone(),
@@ -218,18 +217,26 @@ fn data_plane(
     Ok((workers, kernel))
 }
 
-/// Tells the API server of this node's pods, where there is one.
+/// Tells the API server of this node's pods, where there is one, and that the node is open.
 fn announced(
-    source: &Source,
+    config: &Config,
     worlds: &Worlds,
     enrolments: &Enrolments,
+    readiness: &Readiness,
     shutdown: &Shutdown,
-) -> Option<impl Future<Output = ()> + use<>> {
-    let Source::Kubernetes(settings) = source else {
-        return None;
+) -> Vec<JoinHandle<()>> {
+    let Source::Kubernetes(settings) = &config.discovery.source else {
+        return Vec::new();
     };
-    let server = announce::Server::new(settings.access.clone());
-    Some(announce::pods(server, worlds.clone(), enrolments.clone(), shutdown.clone()))
+    let server = || announce::Server::new(settings.access.clone());
+    let pods = announce::pods(server(), worlds.clone(), enrolments.clone(), shutdown.clone());
+    let mut tasks = vec![tokio::spawn(pods)];
+    if config.remove_taint {
+        let node = config.mesh.node.clone();
+        let open = announce::taint(server(), node, readiness.clone(), shutdown.clone());
+        tasks.push(tokio::spawn(open));
+    }
+    tasks
 }
 
 fn facts(mesh: &Mesh, started: SystemTime) -> admin::NodeFacts {

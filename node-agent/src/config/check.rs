@@ -62,6 +62,10 @@ pub(super) fn check(
         let problem = format_args!("{address} is the address of metrics too: give another one");
         problems.add("readiness.address", problem);
     }
+    if raw.taint.remove && matches!(source, Some(Source::Manifests(_))) {
+        problems
+            .add("taint.remove", "needs discovery.source kubernetes: it is the API server's node");
+    }
     let limits = (Duration::ZERO, Duration::from_secs(3600));
     let drain =
         time("drain.deadline", raw.drain.deadline.as_ref(), DEFAULT_DRAIN, limits, problems);
@@ -80,6 +84,7 @@ pub(super) fn check(
         log: raw.log,
         access_log: raw.access_log,
         drain_deadline: drain,
+        remove_taint: raw.taint.remove,
     })
 }
 

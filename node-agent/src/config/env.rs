@@ -63,14 +63,16 @@ pub(super) fn override_with(
     if let Some(directory) = text("ADIT_MANIFESTS") {
         raw.manifests = Some(directory);
     }
-    match environment.variable("ADIT_CNI_INSTALL").as_deref() {
-        None => {}
-        Some("true") => raw.cni.install = Some(true),
-        Some("false") => raw.cni.install = Some(false),
-        Some(other) => {
-            problems.add("ADIT_CNI_INSTALL", format_args!("{other:?} is not true or false"));
+    let mut truth = |key: &str| match environment.variable(key)?.as_str() {
+        "true" => Some(true),
+        "false" => Some(false),
+        other => {
+            problems.add(key, format_args!("{other:?} is not true or false"));
+            None
         }
-    }
+    };
+    raw.cni.install = truth("ADIT_CNI_INSTALL").or(raw.cni.install);
+    raw.taint.remove = truth("ADIT_TAINT_REMOVE").unwrap_or(raw.taint.remove);
     if let Some(filter) = environment.variable("ADIT_LOG") {
         raw.log.filter = filter;
     }

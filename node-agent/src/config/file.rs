@@ -45,6 +45,7 @@ pub(super) struct RawConfig {
     pub(super) log: LogSettings,
     pub(super) access_log: AccessLogSettings,
     pub(super) drain: RawDrain,
+    pub(super) taint: RawTaint,
     /// Sections that were not read whole: what they seem to lack is not worth a second error.
     pub(super) unreadable: Vec<&'static str>,
 }
@@ -98,6 +99,12 @@ pub(super) struct RawPlaintext {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawDrain {
     pub(super) deadline: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawTaint {
+    pub(super) remove: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -159,6 +166,7 @@ pub(super) fn read(text: &str, problems: &mut Problems) -> RawConfig {
     raw.log = reader.take("log").unwrap_or_default();
     raw.access_log = reader.take("accessLog").unwrap_or_default();
     raw.drain = reader.take("drain").unwrap_or_default();
+    raw.taint = reader.take("taint").unwrap_or_default();
     raw.unreadable = reader.finish();
     raw
 }

@@ -65,6 +65,8 @@ pub struct Config {
     pub access_log: AccessLogSettings,
     /// How long open flows may go on after the agent was told to end.
     pub drain_deadline: Duration,
+    /// Whether the taint `adit.dev/agent-not-ready` is taken off the node when the agent is ready.
+    pub remove_taint: bool,
 }
 
 /// Which node of which mesh this is.

@@ -112,6 +112,15 @@ fn the_environment_overrides_the_file() {
 }
 
 #[test]
+fn the_taint_is_taken_off_only_where_it_is_asked_for_and_there_is_an_api_server() {
+    let kubernetes = "discovery: {source: kubernetes, kubernetes: {kubeconfig: /k}}\n";
+    let taint = |more: &str| parse(&format!("{CA}{kubernetes}{more}")).unwrap().remove_taint;
+    assert!(!taint("") && taint("taint: {remove: true}\n"));
+    let problems = parse(&format!("{CA}taint: {{remove: true}}\n")).unwrap_err();
+    assert!(problems.to_string().starts_with("taint.remove: needs"), "{problems}");
+}
+
+#[test]
 fn a_section_that_is_named_and_left_empty_says_nothing() {
     let config = parse(&format!("{CA}tunnel:\nnode:\nlog: {{}}\n")).unwrap();
     assert_eq!(config.tunnel, tunnel::Settings::default());

@@ -8,9 +8,10 @@ use adit::discovery::kubernetes::{self, Access};
 use adit::discovery::{StatusHandle, Worlds};
 use adit::enrol::{Enrolments, PodState, PodStatus};
 use adit::shutdown;
+use adit::telemetry::Readiness;
 use adit_core::enrolment::NotEnrolled;
 use adit_core::identity::TrustDomain;
-use adit_core::workload::ObjectName;
+use adit_core::workload::{NodeName, ObjectName};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -144,6 +145,71 @@ async fn an_agents_token_can_change_nothing_but_the_status_of_its_own_nodes_pods
     let unbound = Access { kubeconfig: Some(server.kubeconfig("unbound", &unbound)) };
     let said = refusal(&unbound, Method::PATCH, &web, &ours).await;
     assert!(said.contains("own node only"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_ready_takes_its_taint_off_its_node_and_can_do_nothing_else_to_any() {
+    const N1: &str = "/api/v1/nodes/n1";
+    let Some(server) = server::start().await else { return };
+    let agent = agent(&server).await;
+    let ours = json!({"key": "adit.dev/agent-not-ready", "effect": "NoSchedule"});
+    let other = json!({"key": "example.org/other", "value": "x", "effect": "NoExecute"});
+    let taints = |taints: Value| json!({"spec": {"taints": taints}});
+    for node in ["n1", "n2"] {
+        server.patch(&format!("/api/v1/nodes/{node}"), taints(json!([ours, other]))).await;
+    }
+    server.deploy("components/node-taint/rbac.yaml").await;
+    server.deploy("components/node-taint/admission.yaml").await;
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    let began = tokio::time::Instant::now();
+    let dry = format!("{N1}?dryRun=All");
+    loop {
+        let said = attempt(&agent, Method::PATCH, &dry, &label).await;
+        if said.contains("changes no labels") {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "the policy is not in force: {said}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let theirs = json!({"key": "a.b/c", "effect": "NoExecute"});
+    for (what, path, change, reason) in [
+        ("the other taint", N1, taints(json!([ours])), "takes off no taint but"),
+        ("all taints", N1, taints(json!([])), "takes off no taint but"),
+        ("a taint more", N1, taints(json!([ours, other, theirs])), "takes off no taint but"),
+        ("a taint instead", N1, taints(json!([other, theirs])), "takes off no taint but"),
+        ("another node's", "/api/v1/nodes/n2", taints(json!([other])), "its own node only"),
+        ("to cordon it", N1, json!({"spec": {"unschedulable": true}}), "nothing of a node but"),
+        ("its provider", N1, json!({"spec": {"providerID": "x"}}), "nothing of a node but"),
+        ("an annotation", N1, json!({"metadata": {"annotations": {"a": "b"}}}), "annotations"),
+        ("a finalizer", N1, json!({"metadata": {"finalizers": ["a.b/c"]}}), "finalizers"),
+        (
+            "its status",
+            "/api/v1/nodes/n1/status",
+            json!({"status": {"phase": "x"}}),
+            "nodes/status",
+        ),
+    ] {
+        let said = refusal(&agent, Method::PATCH, path, &change).await;
+        assert!(said.contains(reason), "{what}: {said}");
+    }
+    let said = refusal(&agent, Method::DELETE, "/api/v1/nodes/n2", &json!({})).await;
+    assert!(said.contains("cannot delete"), "{said}");
+
+    let readiness = Readiness::new();
+    let discovered = readiness.guard("the first list");
+    let (trigger, shutdown) = shutdown::channel();
+    let node = NodeName::new("n1");
+    let keeping = announce::taint(announce::Server::new(agent), node, readiness, shutdown);
+    let keeping = tokio::spawn(keeping);
+    let before = server.get(N1).await;
+    assert_eq!(before["spec"]["taints"].as_array().unwrap().len(), 2, "{before}");
+    drop(discovered);
+    server.until(N1, |node| node["spec"]["taints"] == json!([other])).await;
+    let there = server.get("/api/v1/nodes/n2").await;
+    assert_eq!(there["spec"]["taints"], json!([ours, other]));
+    trigger.advance(shutdown::Phase::Draining);
+    keeping.await.unwrap();
 }
 
 /// A pod of the shop on n1 and the agent of that node: its way in, once the API server has taken up what

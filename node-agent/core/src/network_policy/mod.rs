@@ -1,7 +1,7 @@
 //! The cluster's own NetworkPolicies (`networking.k8s.io/v1`), as far as they stand in the way of tunnels.
 //! Between enrolled pods every connection comes to TCP port 15008, whatever port the application has: a
 //! policy that lists ports and not this one cuts them off. adit does not enforce these policies and
-//! decides nothing by them; it tells of them ([`tunnel`], [`survey`]).
+//! decides nothing by them; it tells of them ([`tunnel`], [`survey()`]).
 //!
 //! What they mean is read from the Kubernetes API reference, `NetworkPolicySpec`. What enforces them, a
 //! CNI plugin, may not do so at all, and may have policies of its own kinds beside them, of which nothing is
