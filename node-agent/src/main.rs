@@ -1,10 +1,12 @@
 //! The `adit` binary: what it does itself, and the command line that chooses.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use adit::app;
-use adit::cli::{self, Finding, Local};
+use adit::cli::{self, CONFIG, DoctorOptions, Finding, Local};
 use adit::cni;
+use adit::config::{Config, ProcessEnvironment};
 use adit::datapath::probe::{self, Probe};
 use adit::datapath::{self, Settings};
 
@@ -13,7 +15,7 @@ fn main() -> ExitCode {
         run: |options| app::run(Some(&options.config)),
         ca_serve: |options| app::ca::serve(options.service, options.source, &options.log),
         probe: |options| {
-            let settings = Settings { pins: options.pins, ..Settings::default() };
+            let settings = probed(options)?;
             Ok(probe::probe(&settings).into_iter().map(finding).collect())
         },
         is_root: adit::sys::process::is_root,
@@ -31,6 +33,16 @@ fn main() -> ExitCode {
             Ok([pods, cni::install::remove(&plugin)?].concat())
         },
     })
+}
+
+/// What an agent would run with here.
+fn probed(options: DoctorOptions) -> anyhow::Result<Settings> {
+    let usual = || Some(PathBuf::from(CONFIG)).filter(|file| file.exists());
+    let settings = match options.config.or_else(usual) {
+        Some(file) => Config::load(Some(&file), &ProcessEnvironment)?.datapath,
+        None => Settings::default(),
+    };
+    Ok(Settings { pins: options.pins.unwrap_or(settings.pins), ..settings })
 }
 
 fn finding(probe: Probe) -> Finding {

@@ -24,6 +24,23 @@ fn doctor_finds_that_the_agent_can_run_here_and_prints_a_table() {
     }
 }
 
+#[test]
+fn doctor_goes_by_the_agent_s_configuration() {
+    if !can_run(true) {
+        return;
+    }
+    let file = std::env::temp_dir().join(format!("adit-doctor-{}.yaml", std::process::id()));
+    std::fs::write(&file, "datapath: { cgroup: not/absolute }\n").unwrap();
+    let mut doctor = Command::new(adit_binary().unwrap());
+    let output = doctor.arg("doctor").arg("--config").arg(&file).output().unwrap();
+    std::fs::remove_file(&file).unwrap();
+
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("datapath.cgroup"), "{complaint}");
+    assert!(complaint.contains(&*file.to_string_lossy()), "{complaint}");
+}
+
 fn get(agent: &Agent, port: u16, path: &str) -> String {
     agent.http_get(port, path).unwrap()
 }

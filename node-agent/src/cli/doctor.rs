@@ -20,9 +20,12 @@ Examples:
                                 pods a NetworkPolicy keeps from tunnels
   adit doctor -o json | jq '.[] | select(.required and (.available | not))'")]
 pub struct DoctorOptions {
-    /// A directory on bpffs for the pins of the probes
-    #[arg(long, default_value = "/sys/fs/bpf/adit")]
-    pub pins: PathBuf,
+    /// The agent's configuration; by default /etc/adit/config.yaml, if it is there
+    #[arg(short, long, env = "ADIT_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// A directory on bpffs for the pins of the probes, instead of the configuration's
+    #[arg(long)]
+    pub pins: Option<PathBuf>,
 }
 
 /// What a probe of one feature found.

@@ -44,7 +44,7 @@ use crate::cni::PLUGIN;
 pub use ca::CaServeOptions;
 pub use cleanup::CleanupOptions;
 pub use doctor::{DoctorOptions, Finding};
-pub use run::RunOptions;
+pub use run::{CONFIG, RunOptions};
 
 /// What is done in this process, not asked of a running agent. Composed by `main`.
 #[derive(Debug, Clone, Copy)]

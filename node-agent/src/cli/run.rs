@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// What describes the settings: the table of them.
+/// Where the configuration is, unless another place is given.
+pub const CONFIG: &str = "/etc/adit/config.yaml";
+
 const DOCUMENT: &str = include_str!("../../../docs/configuration.md");
 
 const EXAMPLES: &str = "\
@@ -18,7 +21,7 @@ Examples:
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", settings(DOCUMENT)))]
 pub struct RunOptions {
     /// The configuration, in YAML
-    #[arg(short, long, env = "ADIT_CONFIG", default_value = "/etc/adit/config.yaml")]
+    #[arg(short, long, env = "ADIT_CONFIG", default_value = CONFIG)]
     pub config: PathBuf,
 }
 

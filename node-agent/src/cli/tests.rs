@@ -417,7 +417,7 @@ fn run_as(is_root: fn() -> bool, socket: &Path, arguments: &[&str], out: &mut dy
     let local = Local {
         run: |options| anyhow::bail!("run {}: no", options.config.display()),
         ca_serve: |options| anyhow::bail!("serve {}", options.service.listen),
-        probe: |options| Ok(findings(options.pins == Path::new("/fine"))),
+        probe: |options| Ok(findings(options.pins.as_deref() == Some(Path::new("/fine")))),
         is_root,
         cleanup: |options| Ok(vec![options.pins.display().to_string()]),
     };

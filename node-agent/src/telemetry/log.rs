@@ -140,6 +140,10 @@ impl LogControl {
     }
 }
 
+/// Says as an error, and without saying where to, each time that an API server cannot be reached. Discovery warns
+/// of the first time, with the reason.
+const TOLD_OTHERWISE: &str = "kube_client::client::builder";
+
 /// `EnvFilter` takes any word for a target and would switch everything else off; a misspelt level
 /// must not do that.
 fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
@@ -158,9 +162,10 @@ fn parse_filter(text: &str) -> Result<EnvFilter, LogError> {
             return Err(LogError::Directive(directive.to_owned()));
         }
     }
-    EnvFilter::try_new(text).map_err(|_not: tracing_subscriber::filter::ParseError| {
-        LogError::Directive(text.to_owned())
-    })
+    // A directive that says otherwise of the same target comes later, and wins.
+    EnvFilter::try_new(format!("{TOLD_OTHERWISE}=off,{text}")).map_err(
+        |_not: tracing_subscriber::filter::ParseError| LogError::Directive(text.to_owned()),
+    )
 }
 
 #[cfg(test)]
@@ -181,6 +186,20 @@ mod tests {
         assert_eq!(control.filter(), "warn,adit=debug");
         let text = capture.text();
         assert!(text.contains("DEBUG adit::enrol: seen"), "{text}");
+        assert!(!text.contains("unseen"), "{text}");
+    }
+
+    #[test]
+    fn what_is_told_otherwise_is_seen_only_if_it_is_asked_for() {
+        let capture = Capture::default();
+        let (subscriber, control) = build(&LogSettings::default(), capture.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(target: TOLD_OTHERWISE, "unseen");
+            control.set_filter(&format!("info,{TOLD_OTHERWISE}=error")).unwrap();
+            tracing::error!(target: TOLD_OTHERWISE, "seen");
+        });
+        let text = capture.text();
+        assert!(text.contains("kube_client::client::builder: seen"), "{text}");
         assert!(!text.contains("unseen"), "{text}");
     }
 

@@ -43,6 +43,11 @@ const CASES: &[Case] = &[
     ("a rotation of the CA's root is begun and given up", cases::rotate::begun_and_given_up),
     ("the CNI plugin answers CHECK, STATUS and GC", cases::plugin::check_status_gc),
     (
+        "a static pod is refused where the namespace is opted in, and starts elsewhere",
+        cases::relics::refused_where_opted_in,
+    ),
+    ("a NetworkPolicy that blocks tunnels is noticed", cases::ports::blocked),
+    (
         "a StatefulSet is reached by its pods' names; a CronJob's pod completes",
         cases::objects::stateful_set_and_cron_job,
     ),

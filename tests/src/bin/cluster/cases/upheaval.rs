@@ -74,8 +74,9 @@ pub(crate) fn api_server_away(lab: &Lab) -> Result<String> {
     Ok(format!("{}; a policy in force {heard}", seen.trim()))
 }
 
-/// The agents take what is new. A kubelet may need a minute to do so, since client-go's pauses grow to 30 s and as
-/// much again by chance; started again, it does at once.
+/// The agents take what is new, soon after kube-proxy leads them to the API server again: it and the kubelet may
+/// need a minute to hear it, since client-go's pauses grow to 30 s and as much again by chance. A kubelet that is
+/// started again does at once.
 fn hear_again(lab: &Lab, client: &str, server: &str) -> Result<String> {
     let policy = lab.file("manifests/deny-client.yaml");
     let url = format!("http://{server}:8080/");
