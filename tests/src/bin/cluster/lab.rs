@@ -217,6 +217,18 @@ impl Lab {
         Ok(overlay.display().to_string())
     }
 
+    /// deploy/ with one of its components.
+    pub(crate) fn with_component(&self, component: &str) -> Result<String> {
+        let overlay = self.scripts.join("../../target/cluster").join(component);
+        std::fs::create_dir_all(&overlay)?;
+        let text = format!(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../../deploy]\n\
+             components: [../../../deploy/components/{component}]\n"
+        );
+        std::fs::write(overlay.join("kustomization.yaml"), text)?;
+        Ok(overlay.display().to_string())
+    }
+
     /// What there is to see after a failure.
     pub(crate) fn state(&self) -> String {
         let commands: [&[&str]; 5] = [
