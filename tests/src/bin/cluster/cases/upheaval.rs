@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{PODS, SHOP};
 use crate::flows::{Done, is_from};
-use crate::lab::Lab;
+use crate::lab::{Lab, NODES};
 
 /// Connections from one node to the other, one after the other, for `seconds`, while something is done
 /// to them. None may fail.
@@ -68,15 +68,19 @@ pub(crate) fn api_server_away(lab: &Lab) -> Result<String> {
     lab.control_plane("api")?;
     let seen = seen?;
     ensure!(seen.contains("failed=0"), "{seen}");
-    lab.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=90s"])?;
+    // These may need a minute or two to hear it, since client-go's pauses grow to 30 s and as much again by
+    // chance; started again, they do at once. kube-proxy leads the agents to it.
+    for node in NODES {
+        lab.restart(node, "kube-proxy")?;
+        lab.restart(node, "kubelet")?;
+    }
+    lab.kubectl(&["wait", "--for=condition=Ready", "node", "--all", "--timeout=180s"])?;
     lab.wait_enrolled(SHOP, PODS)?;
     let heard = hear_again(lab, &client, &server)?;
     Ok(format!("{}; a policy in force {heard}", seen.trim()))
 }
 
-/// The agents take what is new, soon after kube-proxy leads them to the API server again: it and the kubelet may
-/// need a minute to hear it, since client-go's pauses grow to 30 s and as much again by chance. A kubelet that is
-/// started again does at once.
+/// The agents take what is new, and so does a kubelet.
 fn hear_again(lab: &Lab, client: &str, server: &str) -> Result<String> {
     let policy = lab.file("manifests/deny-client.yaml");
     let url = format!("http://{server}:8080/");
@@ -90,7 +94,6 @@ fn hear_again(lab: &Lab, client: &str, server: &str) -> Result<String> {
     wait_for("the client to be let in again", Duration::from_secs(60), || {
         Ok(lab.get(SHOP, client, &url).is_ok().then_some(()))
     })?;
-    lab.restart("n1", "kubelet")?;
     let late = lab.file("manifests/late.yaml");
     lab.kubectl(&["apply", "-f", &late])?;
     lab.kubectl(&["-n", SHOP, "wait", "--for=condition=Ready", "pod/late", "--timeout=120s"])?;
