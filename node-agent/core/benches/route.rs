@@ -77,6 +77,7 @@ fn world(pods: u32) -> World {
         let first = number * ENDPOINTS;
         let endpoints = (first..first + ENDPOINTS).map(|pod| Endpoint {
             address: pod_address(pod).into(),
+            pod: PodUid::parse(&format!("pod-{pod}")),
             ports: BTreeMap::from([(Arc::from("http"), PORT)]),
             ready: true,
             node: None,

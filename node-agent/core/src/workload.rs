@@ -166,6 +166,8 @@ pub struct Hints {
 pub struct Endpoint {
     /// The address of the pod or external host behind it.
     pub address: IpAddr,
+    /// The pod that has this address, where the slice names one.
+    pub pod: Option<PodUid>,
     /// Port name → number, TCP only.
     pub ports: BTreeMap<Arc<str>, u16>,
     /// Whether new connections may go there.

@@ -1,5 +1,9 @@
 //! Which endpoint of a service a connection goes to.
 //!
+//! One that is out of date is never chosen: pods and slices are learned apart, so a slice may still name
+//! a pod that is gone or has another address by now, and the old address may be somebody else's
+//! ([`is_current`]).
+//!
 //! First those that may be chosen: the ready ones; with `internalTrafficPolicy: Local` those on the
 //! caller's node; otherwise, where every ready endpoint says for whom it is meant and one is meant for
 //! the caller's node or else its zone, those (as kube-proxy's `topologyModeFromHints` has it).
@@ -17,7 +21,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::workload::{Affinity, Endpoint, InternalTraffic, NodeName, Service, ServicePort};
+use crate::enrolment;
+use crate::workload::{Affinity, Endpoint, InternalTraffic, NodeName, Phase, Service, ServicePort};
+use crate::world::World;
 
 /// Who asks, and with which random number.
 #[derive(Debug, Clone, Copy)]
@@ -35,15 +41,47 @@ pub(super) struct Caller<'a> {
 /// A ready endpoint for one port of a service, of the address family that was dialled (a service's
 /// address of one family stands for its endpoints of that family).
 pub(super) fn choose(
+    world: &World,
     service: &Service,
     port: &ServicePort,
-    endpoints: &[Endpoint],
     ipv6: bool,
     caller: Caller<'_>,
 ) -> Option<SocketAddr> {
+    // Asking of every endpoint for the sake of one would cost most connections more than it saves few.
+    let (endpoint, address) = pick(world, service, port, ipv6, caller, |_| true)?;
+    if is_current(world, endpoint) {
+        return Some(address);
+    }
+    let current = |endpoint: &Endpoint| is_current(world, endpoint);
+    pick(world, service, port, ipv6, caller, current).map(|(_, address)| address)
+}
+
+/// Whether the endpoint leads to the pod that it stands for. Of a pod outside of the mesh it may lead
+/// elsewhere, such as to its address in a second network: nothing is promised to it.
+fn is_current(world: &World, endpoint: &Endpoint) -> bool {
+    let Some(uid) = &endpoint.pod else {
+        return true;
+    };
+    let Some(pod) = world.workload(uid).filter(|pod| pod.phase != Phase::Finished) else {
+        return false;
+    };
+    let owner = world.workload_at(endpoint.address);
+    owner.is_some_and(|owner| owner.uid == *uid) || enrolment::select(world, pod).is_err()
+}
+
+fn pick<'a>(
+    world: &'a World,
+    service: &Service,
+    port: &ServicePort,
+    ipv6: bool,
+    caller: Caller<'_>,
+    may_be: impl Fn(&Endpoint) -> bool,
+) -> Option<(&'a Endpoint, SocketAddr)> {
+    let endpoints = world.endpoints(&service.name);
     let all = || {
-        let usable =
-            move |endpoint: &&Endpoint| endpoint.ready && endpoint.address.is_ipv6() == ipv6;
+        let usable = |endpoint: &&Endpoint| {
+            endpoint.ready && endpoint.address.is_ipv6() == ipv6 && may_be(endpoint)
+        };
         endpoints.iter().filter(usable).filter_map(|endpoint| {
             let number = endpoint.ports.get(&port.name)?;
             Some((endpoint, SocketAddr::new(endpoint.address, *number)))
@@ -53,14 +91,11 @@ pub(super) fn choose(
         InternalTraffic::Local => Near::OnNode,
         InternalTraffic::Cluster => Near::of_hints(all().map(|(endpoint, _)| endpoint), caller),
     };
-    let ready = || {
-        let wanted = all().filter(move |(endpoint, _)| near.takes(endpoint, caller));
-        wanted.map(|(_, address)| address)
-    };
+    let ready = || all().filter(move |(endpoint, _)| near.takes(endpoint, caller));
     match service.affinity {
         Affinity::ClientIp(_) => {
             let seed = seed(service, port, caller.source);
-            ready().max_by_key(|endpoint| (weight(seed, *endpoint), *endpoint))
+            ready().max_by_key(|(_, address)| (weight(seed, *address), *address))
         }
         Affinity::None => {
             let count = u64::try_from(ready().count()).ok()?;

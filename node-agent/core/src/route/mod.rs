@@ -56,7 +56,7 @@ pub enum Refused {
     /// The service does not have the dialled port.
     #[error("the service has no such TCP port")]
     NoSuchPort,
-    /// No endpoint of the service is ready.
+    /// No endpoint of the service is ready, or those that are lead to no pod that they stand for.
     #[error("no endpoint of the service is ready")]
     NoReadyEndpoint,
 }
@@ -100,8 +100,7 @@ pub fn plan(world: &World, query: &Query) -> Plan {
     let node = world.workload_at(source).and_then(|pod| pod.node.as_ref());
     let zone = node.and_then(|node| world.zone(node));
     let caller = Caller { source, random: query.random, node, zone };
-    let endpoints = world.endpoints(&service.name);
-    match endpoint::choose(service, port, endpoints, dialled.is_ipv6(), caller) {
+    match endpoint::choose(world, service, port, dialled.is_ipv6(), caller) {
         Some(endpoint) => to_pod_or_outside(world, query, endpoint, Some(service.name.clone())),
         None => Plan::Refuse(Refused::NoReadyEndpoint),
     }

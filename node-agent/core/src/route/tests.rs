@@ -110,6 +110,44 @@ fn an_endpoint_without_the_dialled_port_is_not_chosen() {
 }
 
 #[test]
+fn an_endpoint_leads_nowhere_else_than_to_the_pod_that_it_stands_for() {
+    let of = |pod: &str, address: &str| Endpoint {
+        pod: PodUid::parse(pod),
+        ..endpoint(address, &[("http", 8080)], true)
+    };
+    let refused = "refused: no_ready_endpoint";
+    let to_bare = "plaintext to 10.0.9.1:8080 for shop/web: destination_namespace_not_labelled";
+    for (endpoints, expected, why) in [
+        (vec![of("web-1", "10.0.0.1")], "tunnel to 10.0.0.1:8080 for shop/web", "has the address"),
+        (vec![of("web-1", "10.0.0.98")], refused, "has another address by now"),
+        (vec![of("web-1", "10.0.9.1")], refused, "has given its address to a pod outside"),
+        (vec![of("gone", "10.0.0.98")], refused, "is gone, or not heard of yet"),
+        (vec![of("done", "10.0.0.99")], refused, "has finished"),
+        (vec![of("db-1", "10.0.9.1")], to_bare, "is outside of the mesh"),
+        (
+            vec![of("db-1", "10.9.9.9")],
+            "plaintext to 10.9.9.9:8080 for shop/web: unknown_destination",
+            "is outside of the mesh and reached in another network",
+        ),
+        (
+            vec![of("gone", "10.0.0.97"), of("web-1", "10.0.0.1"), of("web-1", "10.0.0.98")],
+            "tunnel to 10.0.0.1:8080 for shop/web",
+            "is one of three, of which two are out of date",
+        ),
+    ] {
+        let name = ObjectName::new("shop", "web");
+        for affinity in [Affinity::None, CLIENT_IP] {
+            let web = service("shop", "web", &["10.96.0.1"], &[("http", 80)], affinity);
+            let (world, _) = shop().apply([web, Delta::Endpoints(name.clone(), endpoints.clone())]);
+            for random in 0..6 {
+                let plan = plan(&world, &query("10.96.0.1:80", "10.0.0.9", random));
+                assert_eq!(described(&plan), expected, "its pod {why}");
+            }
+        }
+    }
+}
+
+#[test]
 fn one_clients_connections_all_go_to_the_same_endpoint_when_the_service_asks_for_it() {
     let world = farm(CLIENT_IP, &[(1, true), (2, true), (3, true), (4, true)]);
     for client in clients() {
@@ -432,6 +470,7 @@ fn endpoint(address: &str, ports: &[(&str, u16)], ready: bool) -> Endpoint {
     let port = |(name, port): &(&str, u16)| (Arc::from(*name), *port);
     Endpoint {
         address: address.parse().unwrap(),
+        pod: None,
         ports: ports.iter().map(port).collect(),
         ready,
         node: None,

@@ -266,6 +266,7 @@ fn service(name: &str, vips: &[&str]) -> Delta {
 fn endpoints(service: &str, addresses: &[&str]) -> Delta {
     let endpoint = |text: &&str| Endpoint {
         address: ip(text),
+        pod: None,
         ports: BTreeMap::from([(Arc::from("http"), 8080)]),
         ready: true,
         node: None,

@@ -518,6 +518,7 @@ fn world() -> Vec<Delta> {
 fn endpoint(address: &str, ready: bool) -> Endpoint {
     Endpoint {
         address: address.parse().unwrap(),
+        pod: None,
         ports: [(Arc::from("http"), 8080)].into(),
         ready,
         node: None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use adit_core::workload::{Endpoint, Hints, NodeName, ObjectName, Phase};
+use adit_core::workload::{Endpoint, Hints, NodeName, ObjectName, Phase, PodUid};
 use k8s_openapi::api::discovery::v1;
 
 use crate::discovery::translate::{
@@ -33,6 +33,8 @@ pub struct SliceFacts {
 pub struct Address {
     /// Where it is.
     pub address: IpAddr,
+    /// `targetRef.uid`, where that is of a pod.
+    pub pod: Option<PodUid>,
     /// Whether it takes new connections.
     pub ready: bool,
     /// Whether it is being deleted and still answers.
@@ -92,6 +94,7 @@ fn address(index: usize, endpoint: &v1::Endpoint, ipv6: bool) -> Result<Option<A
     let zones = hints.for_zones.unwrap_or_default();
     Ok(Some(Address {
         address,
+        pod: pod(index, endpoint)?,
         ready,
         serving_to_the_end: serving && terminating,
         node: node.map(NodeName::new),
@@ -100,6 +103,17 @@ fn address(index: usize, endpoint: &v1::Endpoint, ipv6: bool) -> Result<Option<A
             zones: zones.into_iter().map(|zone| Arc::from(zone.name)).collect(),
         },
     }))
+}
+
+fn pod(index: usize, endpoint: &v1::Endpoint) -> Result<Option<PodUid>, Invalid> {
+    let target = endpoint.target_ref.as_ref();
+    let target = target.filter(|target| target.kind.as_deref() == Some("Pod"));
+    let Some(uid) = target.and_then(|target| target.uid.as_deref()).filter(|uid| !uid.is_empty())
+    else {
+        return Ok(None);
+    };
+    let field = format!("endpoints[{index}].targetRef.uid");
+    super::pod::parse_uid(&field, uid).map(Some)
 }
 
 fn ports(object: &v1::EndpointSlice) -> Result<BTreeMap<Arc<str>, u16>, Invalid> {
@@ -124,10 +138,12 @@ fn ports(object: &v1::EndpointSlice) -> Result<BTreeMap<Arc<str>, u16>, Invalid>
 /// those that are being deleted and still answer are used, as kube-proxy does
 /// (KEP-1669, proxy terminating endpoints).
 pub(super) fn listed(slices: &[&SliceFacts]) -> Vec<Endpoint> {
-    let mut merged: BTreeMap<(IpAddr, &BTreeMap<Arc<str>, u16>), Address> = BTreeMap::new();
+    type Same<'a> = (IpAddr, Option<&'a PodUid>, &'a BTreeMap<Arc<str>, u16>);
+    let mut merged: BTreeMap<Same<'_>, Address> = BTreeMap::new();
     for slice in slices {
         for one in &slice.addresses {
-            let known = merged.entry((one.address, &slice.ports)).or_insert_with(|| one.clone());
+            let same = (one.address, one.pod.as_ref(), &slice.ports);
+            let known = merged.entry(same).or_insert_with(|| one.clone());
             known.ready |= one.ready;
             known.serving_to_the_end |= one.serving_to_the_end;
         }
@@ -137,13 +153,14 @@ pub(super) fn listed(slices: &[&SliceFacts]) -> Vec<Endpoint> {
         all.any(|one| one.ready && one.address.is_ipv6() == ipv6)
     };
     let (ipv4_ready, ipv6_ready) = (any_ready(false), any_ready(true));
-    let endpoint = |((address, ports), one): (&(IpAddr, &BTreeMap<Arc<str>, u16>), &Address)| {
+    let endpoint = |((address, pod, ports), one): (&Same<'_>, &Address)| {
         let fall_back = match address {
             IpAddr::V4(_) => !ipv4_ready,
             IpAddr::V6(_) => !ipv6_ready,
         };
         Endpoint {
             address: *address,
+            pod: pod.cloned(),
             ports: (*ports).clone(),
             ready: one.ready || (fall_back && one.serving_to_the_end),
             node: one.node.clone(),
@@ -180,6 +197,7 @@ pub(super) fn derived<'a>(
             .collect();
         endpoints.extend(workload.addresses.iter().map(|address| Endpoint {
             address: *address,
+            pod: Some(workload.uid.clone()),
             ports: ports.clone(),
             ready: service.publish_not_ready || (pod.ready && workload.phase != Phase::Terminating),
             node: workload.node.clone(),

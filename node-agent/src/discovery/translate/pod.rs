@@ -104,8 +104,13 @@ fn uid(metadata: &ObjectMeta, name: &ObjectName) -> Result<PodUid, Invalid> {
         None | Some("") => derived_uid(name),
         Some(given) => given.to_owned(),
     };
+    parse_uid("metadata.uid", &text)
+}
+
+/// A pod's UID that stands in this field.
+pub(super) fn parse_uid(field: &str, text: &str) -> Result<PodUid, Invalid> {
     let why = "not a UID: at most 63 letters, digits and '-'";
-    PodUid::parse(&text).ok_or_else(|| Invalid::new("metadata.uid", &text, why))
+    PodUid::parse(text).ok_or_else(|| Invalid::new(field, text, why))
 }
 
 /// `derived-` and 128 bits of FNV-1a over `namespace/name`, which no two names share by chance; two

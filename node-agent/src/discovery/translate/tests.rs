@@ -235,6 +235,31 @@ fn an_endpoint_says_where_it_is_and_for_whom_it_is_meant() {
 }
 
 #[test]
+fn an_endpoint_stands_for_the_pod_that_its_slice_names() {
+    let slice = |target: &str| {
+        let text = format!(
+            r#"{{"addressType": "IPv4", "ports": [{{"port": 80}}],
+                 "endpoints": [{{"addresses": ["10.0.0.1"]{target}}}]}}"#
+        );
+        read_slice(&text).map(Option::unwrap)
+    };
+    let pod = |uid: &str| format!(r#", "targetRef": {{"kind": "Pod", "uid": "{uid}"}}"#);
+    let pods = |slices: &[&SliceFacts]| -> Vec<_> {
+        let named = endpoints::listed(slices).into_iter().map(|endpoint| endpoint.pod);
+        named.map(|pod| pod.map_or_else(String::new, |pod| pod.to_string())).collect()
+    };
+    let (old, new) = (slice(&pod("a-1")).unwrap(), slice(&pod("b-2")).unwrap());
+    // Of an address that is used again both are known, and the world says whose it is.
+    assert_eq!(pods(&[&new, &old, &old]), ["a-1", "b-2"]);
+    for no_pod in ["", r#", "targetRef": {"kind": "Node", "uid": "a-1"}"#, &pod("")] {
+        assert_eq!(pods(&[&slice(no_pod).unwrap()]), [""], "{no_pod}");
+    }
+    let error = slice(&pod("a/b")).unwrap_err().to_string();
+    let why = "not a UID: at most 63 letters, digits and '-'";
+    assert_eq!(error, format!(r#"endpoints[0].targetRef.uid: "a/b": {why}"#));
+}
+
+#[test]
 fn a_service_keeps_internal_traffic_on_the_node_if_it_says_so() {
     let policy = |spec: &str| read_service(spec).map(|one| one.unwrap().service.internal_traffic);
     assert_eq!(policy("{}"), Ok(InternalTraffic::Cluster));

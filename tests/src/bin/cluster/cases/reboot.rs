@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use adit_e2e::capture::Capture;
 use adit_e2e::wait::wait_for;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{PODS, SHOP};
 use crate::lab::{Lab, address};
@@ -44,10 +44,12 @@ pub(crate) fn node(lab: &Lab) -> Result<String> {
                     .as_str()
                     .is_some_and(|from| from.contains(&restless_ip))
         });
-        let protocols: Vec<_> = of_pod.map(|flow| flow["protocol"].clone()).collect();
-        Ok((!protocols.is_empty()).then_some(protocols))
+        let flows: Vec<_> = of_pod.cloned().collect();
+        Ok((!flows.is_empty()).then_some(flows))
     })?;
-    ensure!(flows.iter().all(|protocol| protocol == "hbone"), "its flows went as {flows:?}");
+    if let Some(flow) = flows.iter().find(|flow| flow["protocol"] != "hbone") {
+        bail!("of its {} flows one did not go through a tunnel: {flow}", flows.len());
+    }
     let packets = capture.finish()?;
     let leaked = packets.with(PLAIN).len();
     ensure!(leaked == 0, "{leaked} frames in plaintext");
