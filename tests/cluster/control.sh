@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# control.sh api|managers|dns: starts a part of the control plane in the namespace cp; api and dns wait until it is ready. `control.sh stop-api` ends etcd's client alone.
+# control.sh api|managers|dns: starts a part of the control plane in the namespace cp; api and dns wait until it is ready. `stop-api` ends the API server alone, `pause-controllers` and `resume-controllers` hold the controllers.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
@@ -53,5 +53,7 @@ X
 case ${1:-} in
 api | managers | dns) "$1" ;;
 stop-api) stop apiserver ;;
+pause-controllers) kill -STOP "$(cat "$RUN/controller-manager.pid")" ;;
+resume-controllers) kill -CONT "$(cat "$RUN/controller-manager.pid")" ;;
 *) sed -n 2p "$0"; exit 2 ;;
 esac

@@ -1,12 +1,13 @@
-//! `cargo xtask bench`: builds adit and the benchmark for release, and runs it as root.
+//! `cargo xtask bench`: builds adit and the benchmark, and runs it as root.
 
 use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
 
+use crate::program::{Profile, Programs};
 use crate::step::execute;
-use crate::test::{as_root, build};
+use crate::test::as_root;
 
 /// What the benchmark is told; it knows its options itself.
 #[derive(Debug, Args)]
@@ -16,16 +17,19 @@ pub(crate) struct Options {
     options: Vec<String>,
 }
 
-impl Options {
-    /// For CI: that everything works is what counts there, not the figures of a busy machine.
-    pub(crate) fn quick() -> Self {
-        Self { options: ["--quick", "--force"].map(str::to_owned).into() }
-    }
-}
-
 /// Runs it.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    let adit = build(root, &["--release", "-p", "adit"], "adit")?;
-    let bench = build(root, &["--release", "-p", "adit-e2e", "--bin", "bench"], "bench")?;
-    execute(as_root(&bench)?.env("ADIT_BIN", adit).args(&options.options))
+    measure(root, Profile::Release, &options.options)
+}
+
+/// For CI: that all of it works is what counts there. Of a busy machine, and unoptimised, the figures say
+/// nothing.
+pub(crate) fn try_out(root: &Path) -> Result<()> {
+    measure(root, Profile::Dev, &["--quick", "--force"].map(str::to_owned))
+}
+
+fn measure(root: &Path, profile: Profile, options: &[String]) -> Result<()> {
+    let programs = Programs::build(root, profile)?;
+    let mut bench = as_root(&programs.path("bench"))?;
+    execute(bench.env("ADIT_BIN", programs.path("adit")).args(options))
 }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use crate::program::{Profile, Programs};
 use crate::step::execute;
-use crate::test::{as_root, build};
+use crate::test::as_root;
 
 /// Another story than the tour.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -16,10 +17,9 @@ pub(crate) enum Story {
 
 /// Runs the demo.
 pub(crate) fn run(root: &Path, story: Option<Story>, keep: bool, clean: bool) -> Result<()> {
-    let adit = build(root, &["-p", "adit"], "adit")?;
-    let demo = build(root, &["-p", "adit-e2e", "--bins"], "demo")?;
-    let mut command = as_root(&demo)?;
+    let programs = Programs::build(root, Profile::Dev)?;
+    let mut command = as_root(&programs.path("demo"))?;
     command.args(matches!(story, Some(Story::Rollout)).then_some("rollout"));
     command.args(keep.then_some("--keep")).args(clean.then_some("--clean"));
-    execute(command.env("ADIT_BIN", adit))
+    execute(command.env("ADIT_BIN", programs.path("adit")))
 }

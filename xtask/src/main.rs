@@ -10,6 +10,7 @@ mod ebpf;
 mod fuzz;
 mod image;
 mod kernels;
+mod program;
 mod proto;
 mod step;
 mod test;

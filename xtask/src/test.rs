@@ -2,11 +2,12 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
+use crate::program::{Profile, Programs};
 use crate::step::{cargo, execute, step};
 
 /// Runs both.
@@ -36,12 +37,12 @@ pub(crate) fn unit(root: &Path, required: &[&str]) -> Result<()> {
 /// The tests that need both. `required`: one that cannot run fails.
 pub(crate) fn end_to_end(root: &Path, filter: Option<&str>, required: bool) -> Result<()> {
     step("end-to-end tests", || {
-        let adit = build(root, &["-p", "adit"], "adit")?;
-        let mut tests = cargo(root, &["test", "--locked", "-p", "adit-e2e"]);
+        let programs = Programs::build(root, Profile::Dev)?;
+        let mut tests = cargo(root, &["test", "--locked", "--test", "e2e"]);
         if let Some(filter) = filter {
-            tests.args(["--test", "e2e", "--", filter]);
+            tests.args(["--", filter]);
         }
-        tests.env("ADIT_BIN", adit);
+        tests.env("ADIT_BIN", programs.path("adit"));
         if required {
             tests.env("E2E_REQUIRE", "1");
         }
@@ -55,16 +56,6 @@ pub(crate) fn end_to_end(root: &Path, filter: Option<&str>, required: bool) -> R
         }
         execute(&mut tests)
     })
-}
-
-/// Builds a binary and returns where it is.
-pub(crate) fn build(root: &Path, selection: &[&str], binary: &str) -> Result<PathBuf> {
-    let release = selection.contains(&"--release");
-    let mut command = cargo(root, &["build", "--quiet", "--locked"]);
-    execute(command.args(selection))?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let path = root.join(target).join(if release { "release" } else { "debug" }).join(binary);
-    fs::canonicalize(&path).with_context(|| format!("cargo did not build {}", path.display()))
 }
 
 /// The words that make what follows them run as root.

@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 
 use crate::image;
+use crate::program::{Profile, Programs};
 use crate::step::{cargo, execute, step};
-use crate::test::{build, is_root};
+use crate::test::is_root;
 
 /// Where what was built is kept, unless ADIT_K8S_ROOT names another place.
 const CACHE: &str = "/var/cache/adit-k8s";
@@ -102,11 +103,11 @@ impl<'a> Cluster<'a> {
     }
 
     fn test(&self, dev: bool) -> Result<()> {
-        let cases = build(self.root, &["-p", "adit-e2e", "--bin", "cluster"], "cluster")?;
+        let programs = Programs::build(self.root, Profile::Dev)?;
         step("image", || image::run(self.root, &image::Options::dev(dev)).map(drop))?;
         self.up()?;
         self.load(dev)?;
-        let mut command = Command::new(cases);
+        let mut command = Command::new(programs.path("cluster"));
         command.env("ADIT_K8S_ROOT", &self.cache);
         command.env("ADIT_K8S_SCRIPTS", self.root.join("tests/cluster"));
         step("cases", || execute(&mut command))
@@ -120,12 +121,12 @@ impl<'a> Cluster<'a> {
     }
 
     fn scale(&self) -> Result<()> {
-        let adit = build(self.root, &["--release", "-p", "adit", "--bin", "adit"], "adit")?;
-        let arguments = ["test", "--locked", "-p", "adit", "--test", "apiserver", "scale", "--"];
+        let programs = Programs::build(self.root, Profile::Release)?;
+        let arguments = ["test", "--locked", "--test", "apiserver", "scale", "--"];
         let mut measurement = cargo(self.root, &arguments);
         measurement.args(["--ignored", "--nocapture", "--test-threads=1"]);
         measurement.env("ADIT_K8S_ROOT", &self.cache).env("ADIT_K8S_REQUIRE", "1");
-        execute(measurement.env("ADIT_BIN", adit))
+        execute(measurement.env("ADIT_BIN", programs.path("adit")))
     }
 
     fn load(&self, dev: bool) -> Result<()> {

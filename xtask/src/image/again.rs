@@ -9,19 +9,19 @@ use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
 use super::program;
+use crate::program::target;
 use crate::step::{cargo, execute};
 
 /// Has a copy of the checkout build the program, by the copy's own `cargo xtask image`, and compares. The copy
 /// goes if they are the same.
 #[expect(clippy::print_stdout, reason = "a task talks to its user")]
-pub(super) fn check(root: &Path, dev: bool, first: &[u8]) -> Result<()> {
-    let copy = program::target(root).join("image").join("another").join("checkout");
+pub(super) fn check(root: &Path, first: &[u8]) -> Result<()> {
+    let copy = target(root).join("image").join("another").join("checkout");
     copy_sources(root, &copy)?;
     let mut command = cargo(&copy, &["xtask", "image", "--output", "adit.tar"]);
-    command.args(dev.then_some("--dev"));
     command.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_MANIFEST_DIR");
     execute(&mut command)?;
-    let second = program::path(&copy.join("target"), dev);
+    let second = program::path(&copy.join("target"));
     let second = fs::read(&second).with_context(|| format!("cannot read {}", second.display()))?;
     if let Some(at) = difference(first, &second) {
         bail!(

@@ -13,6 +13,8 @@ use clap::Args;
 
 use archive::{Entry, Image};
 
+use crate::program::target;
+
 /// What deploy/ names; whoever has a registry names it otherwise.
 pub(crate) const REFERENCE: &str = concat!("localhost/adit:", env!("CARGO_PKG_VERSION"));
 
@@ -36,7 +38,7 @@ pub(crate) struct Options {
     #[arg(long)]
     dev: bool,
     /// Build the program once more, from a copy of the sources elsewhere, and compare
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dev")]
     check: bool,
 }
 
@@ -50,9 +52,9 @@ impl Options {
 /// Builds the program and writes the archive; returns where it is.
 #[expect(clippy::print_stdout, reason = "a task talks to its user")]
 pub(crate) fn run(root: &Path, options: &Options) -> Result<PathBuf> {
-    let program = program::build(root, options.dev)?;
+    let program = if options.dev { program::build_quickly(root)? } else { program::build(root)? };
     if options.check {
-        again::check(root, options.dev, &program)?;
+        again::check(root, &program)?;
     }
     let image = Image {
         reference: REFERENCE,
@@ -65,7 +67,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<PathBuf> {
     };
     let path = match &options.output {
         Some(path) => path.clone(),
-        None => program::target(root).join("image").join("adit.tar"),
+        None => target(root).join("image").join("adit.tar"),
     };
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).context("cannot make the archive's directory")?;

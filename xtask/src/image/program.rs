@@ -9,40 +9,51 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::program::{Profile, Programs, STATIC, check_static_libc, directory, target, triple};
 use crate::step::{cargo, execute};
 
-/// Builds `adit` from the checkout at `root`; returns its bytes, which for release hold no path of this machine.
-pub(super) fn build(root: &Path, dev: bool) -> Result<Vec<u8>> {
+/// Builds `adit` from the checkout at `root` as it is shipped; returns its bytes, which hold no path of this
+/// machine.
+pub(super) fn build(root: &Path) -> Result<Vec<u8>> {
+    check_static_libc()?;
     let places = Places::find(root)?;
     let mut command = cargo(root, &["build", "--quiet", "--locked", "-p", "adit"]);
     // With a target, the flags are not for build scripts and macros, which cargo shares with others.
-    command.args(["--target", &triple()]);
+    command.args(["--target", &triple(), "--release"]);
     command.env("CARGO_ENCODED_RUSTFLAGS", places.flags());
-    let profile = if dev { "dev" } else { "release" };
-    command.args(["--profile", profile]);
-    command.env(format!("CARGO_PROFILE_{}_STRIP", profile.to_uppercase()), "symbols");
+    command.env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     // What is compiled together would depend on what was built before.
     command.env("CARGO_INCREMENTAL", "0");
     execute(&mut command)?;
-    let path = path(&target(root), dev);
-    let program = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    if is_dynamic(&program) {
-        bail!("{} needs a dynamic loader: it would not start in the image", path.display());
-    }
-    // Without optimisation aws-lc-sys leaves the names of its sources as they are.
-    if !dev && let Some(found) = places.found_in(&program) {
+    let path = path(&target(root));
+    let program = read(&path)?;
+    if let Some(found) = places.found_in(&program) {
         bail!("{} holds the path {found}: another machine would build another one", path.display());
     }
     Ok(program)
 }
 
-/// Where cargo puts it.
-pub(super) fn path(target: &Path, dev: bool) -> PathBuf {
-    target.join(triple()).join(if dev { "debug" } else { "release" }).join("adit")
+/// The one that tasks run, for a cluster of tests: neither optimised nor the same everywhere.
+pub(super) fn build_quickly(root: &Path) -> Result<Vec<u8>> {
+    let program = Programs::build(root, Profile::Dev)?.path("adit");
+    // A tenth of it, without what a debugger reads.
+    let stripped = target(root).join("image").join("adit");
+    fs::create_dir_all(target(root).join("image")).context("cannot make the image's directory")?;
+    execute(Command::new("strip").arg("-o").arg(&stripped).arg(&program))?;
+    read(&stripped)
 }
 
-fn triple() -> String {
-    format!("{}-unknown-linux-gnu", env::consts::ARCH)
+/// Where cargo puts the one that is shipped.
+pub(super) fn path(target: &Path) -> PathBuf {
+    directory(target, Profile::Release).join("adit")
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let program = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if is_dynamic(&program) {
+        bail!("{} needs a dynamic loader: it would not start in the image", path.display());
+    }
+    Ok(program)
 }
 
 /// Directories of this machine that the compiler meets, with what the program calls them.
@@ -70,7 +81,7 @@ impl Places {
 
     /// As CARGO_ENCODED_RUSTFLAGS takes them.
     fn flags(&self) -> OsString {
-        let mut flags = OsString::from("-Ctarget-feature=+crt-static");
+        let mut flags = OsString::from(STATIC);
         for (from, to) in &self.0 {
             flags.push("\u{1f}--remap-path-prefix=");
             flags.push(from);
@@ -116,11 +127,6 @@ fn is_dynamic(elf: &[u8]) -> bool {
     };
     let is_elf64 = elf.starts_with(b"\x7fELF\x02\x01");
     !is_elf64 || headers().is_none_or(|kinds| kinds.contains(&PT_INTERP))
-}
-
-/// Cargo's directory for what it builds.
-pub(super) fn target(root: &Path) -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |path| root.join(path))
 }
 
 #[cfg(test)]

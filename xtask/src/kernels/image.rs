@@ -43,7 +43,7 @@ pub(super) fn build(
         let to = root.join("tests").join(name);
         run_for_output(Command::new("strip").arg("-o").arg(&to).arg(program))?;
     }
-    for library in libraries(&[&ip, adit, tests, e2e])? {
+    for library in libraries(&[&ip, tests, e2e])? {
         copy_library(&library, &root)?;
     }
     modules(kernel, &busybox, &root.join("modules"))?;

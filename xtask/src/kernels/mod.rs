@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::program::{self, Profile};
 use crate::step::{cargo, show, step};
 
 /// The oldest kernel adit supports, and the newest long-term one that Debian has.
@@ -104,17 +105,19 @@ struct Programs {
 
 /// Builds adit, the datapath's tests and the end-to-end cases.
 fn build(root: &Path) -> Result<Programs> {
-    let arguments = ["test", "--quiet", "--locked", "--no-run"];
+    let adit = program::Programs::build(root, Profile::Dev)?.path("adit");
+    let arguments =
+        ["test", "--quiet", "--locked", "--no-run", "--test", "datapath", "--test", "e2e"];
     let mut command = cargo(root, &arguments);
-    command.args(["-p", "adit", "--test", "datapath", "-p", "adit-e2e", "--test", "e2e"]);
     command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
     let output = run_for_output(&mut command)?;
-    programs(&output).with_context(|| format!("`{}` names no programs", show(&command)))
+    let found = tests(&output).with_context(|| format!("`{}` names no tests", show(&command)));
+    let (tests, cases) = found?;
+    Ok(Programs { adit, tests, cases })
 }
 
-/// The programs in cargo's messages, each a line of JSON: those of a package's binaries come before its
-/// tests.
-fn programs(messages: &str) -> Option<Programs> {
+/// The datapath's tests and the end-to-end cases, in cargo's messages, each a line of JSON.
+fn tests(messages: &str) -> Option<(PathBuf, PathBuf)> {
     let field = "\"executable\":\"";
     let paths = messages.lines().filter_map(|line| {
         let (_, rest) = line.split_once(field)?;
@@ -125,9 +128,7 @@ fn programs(messages: &str) -> Option<Programs> {
             |path: &&Path| path.file_name().and_then(|name| name.to_str()).is_some_and(wanted);
         paths.clone().find(name).map(Path::to_path_buf)
     };
-    let tests = named(|name| name.starts_with("datapath-"))?;
-    let cases = named(|name| name.starts_with("e2e-"))?;
-    Some(Programs { adit: named(|name| name == "adit")?, tests, cases })
+    Some((named(|name| name.starts_with("datapath-"))?, named(|name| name.starts_with("e2e-"))?))
 }
 
 /// Runs a command and returns what it printed.
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_programs_are_found_among_cargos_messages() {
+    fn tests_are_found_among_cargos_messages() {
         let messages = concat!(
             "{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/adit\"}\n",
             "{\"reason\":\"compiler-artifact\",\"executable\":null}\n",
@@ -154,10 +155,9 @@ mod tests {
             "{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/deps/e2e-2b\"}\n",
             "{\"reason\":\"build-finished\",\"success\":true}\n",
         );
-        let found = programs(messages).unwrap();
-        assert_eq!(found.adit, Path::new("/t/debug/adit"));
-        assert_eq!(found.tests, Path::new("/t/debug/deps/datapath-1a"));
-        assert_eq!(found.cases, Path::new("/t/debug/deps/e2e-2b"));
-        assert!(programs("{}").is_none());
+        let (datapath, cases) = tests(messages).unwrap();
+        assert_eq!(datapath, Path::new("/t/debug/deps/datapath-1a"));
+        assert_eq!(cases, Path::new("/t/debug/deps/e2e-2b"));
+        assert!(tests("{}").is_none());
     }
 }

@@ -88,7 +88,8 @@ impl Lab {
         self.run("node.sh", &["start", node])
     }
 
-    /// Starts a part of the control plane, or ends the API server: `api`, `stop-api`.
+    /// Starts a part of the control plane, ends the API server or holds the controllers: `api`, `stop-api`,
+    /// `pause-controllers`, `resume-controllers`.
     pub(crate) fn control_plane(&self, action: &str) -> Result<()> {
         self.run("control.sh", &[action])
     }

@@ -15,6 +15,20 @@ const PLAIN: &[u8] = b"HTTP/1.1";
 /// Its pods start again by themselves, in new namespaces, before anybody tells the agent of them; one of them
 /// connects without a pause.
 pub(crate) fn node(lab: &Lab) -> Result<String> {
+    // Nobody tells of the pods' new addresses behind the service: the old ones, which are nobody's, stay.
+    lab.control_plane("pause-controllers")?;
+    let outcome = loses_power(lab);
+    lab.control_plane("resume-controllers")?;
+    let remark = outcome?;
+    wait_for("the service's endpoints", Duration::from_secs(30), || {
+        let (_, web) = lab.pod(SHOP, "web", "n2")?;
+        let slices = ["-n", SHOP, "get", "endpointslices", "-l", "kubernetes.io/service-name=web"];
+        Ok(lab.json(&slices)?.to_string().contains(&format!("{web:?}")).then_some(()))
+    })?;
+    Ok(remark)
+}
+
+fn loses_power(lab: &Lab) -> Result<String> {
     let restless = lab.file("manifests/restless.yaml");
     lab.kubectl(&["apply", "-f", &restless])?;
     lab.kubectl(&["-n", SHOP, "wait", "--for=condition=Ready", "pod/restless", "--timeout=60s"])?;
