@@ -24,11 +24,12 @@ fn plan(c: &mut Criterion) {
     let mut group = c.benchmark_group("plan");
     for pods in [100, 10_000] {
         let world = world(pods);
-        let source = IpAddr::from(pod_address(0));
+        let (caller, source) = (PodUid::parse("pod-0"), IpAddr::from(pod_address(0)));
         for (name, to) in
             [("pod", pod_address(pods / 2)), ("service", vip(0)), ("unknown", vip(99_999))]
         {
-            let query = Query { dialled: SocketAddr::from((to, PORT)), source, random: 7 };
+            let dialled = SocketAddr::from((to, PORT));
+            let query = Query { caller: caller.as_ref(), dialled, source, random: 7 };
             group.bench_with_input(BenchmarkId::new(name, pods), &world, |b, world| {
                 b.iter(|| route::plan(world, black_box(&query)));
             });

@@ -45,8 +45,9 @@ pub(super) async fn outward(
     // The pod's own, also for a connection that the application bound to 127.0.0.1.
     let mut own = pod.addresses.iter().copied();
     let source = own.find(|ip| ip.is_ipv4() == dialled.is_ipv4()).unwrap_or_else(|| dialled.ip());
+    let caller = Some(&pod.uid);
     loop {
-        let query = Query { dialled, source, random: rand::random() };
+        let query = Query { caller, dialled, source, random: rand::random() };
         let plan = route::plan(&stages.worlds.load(), &query);
         flow.planned(&plan);
         let error = match plan {

@@ -9,7 +9,7 @@ use crate::enrolment;
 use crate::flow::PlaintextReason;
 use crate::identity::SpiffeId;
 use crate::route::endpoint::Caller;
-use crate::workload::{ObjectName, Workload};
+use crate::workload::{ObjectName, PodUid, Workload};
 use crate::world::World;
 
 /// What the agent is to do with an outbound connection.
@@ -74,7 +74,9 @@ impl Refused {
 
 /// A connection that a pod opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Query {
+pub struct Query<'a> {
+    /// The pod that opens it, where one is known.
+    pub caller: Option<&'a PodUid>,
     /// Where the application connects to.
     pub dialled: SocketAddr,
     /// The pod's own address that the connection comes from: session affinity holds by it.
@@ -86,7 +88,7 @@ pub struct Query {
 /// Where a connection goes. A service's virtual address leads to one of its ready endpoints, which
 /// may be the calling pod itself; every other address leads to itself.
 #[must_use]
-pub fn plan(world: &World, query: &Query) -> Plan {
+pub fn plan(world: &World, query: &Query<'_>) -> Plan {
     // `::ffff:10.0.0.1` on an IPv6 socket is the IPv4 address (RFC 4291, section 2.5.5.2).
     let dialled = SocketAddr::new(query.dialled.ip().to_canonical(), query.dialled.port());
     let Some(service) = world.service_at(dialled.ip()) else {
@@ -97,7 +99,7 @@ pub fn plan(world: &World, query: &Query) -> Plan {
         return Plan::Refuse(Refused::NoSuchPort);
     };
     let source = query.source.to_canonical();
-    let node = world.workload_at(source).and_then(|pod| pod.node.as_ref());
+    let node = query.caller.and_then(|uid| world.workload(uid)?.node.as_ref());
     let zone = node.and_then(|node| world.zone(node));
     let caller = Caller { source, random: query.random, node, zone };
     match endpoint::choose(world, service, port, dialled.is_ipv6(), caller) {
@@ -126,7 +128,7 @@ pub fn came_in_plaintext(
 
 fn to_pod_or_outside(
     world: &World,
-    query: &Query,
+    query: &Query<'_>,
     destination: SocketAddr,
     service: Option<ObjectName>,
 ) -> Plan {
@@ -134,7 +136,7 @@ fn to_pod_or_outside(
         let reason = PlaintextReason::UnknownDestination;
         return Plan::Plaintext(Direct { destination, reason, workload: None, service });
     };
-    if workload.addresses.contains(&query.source.to_canonical()) {
+    if query.caller == Some(&workload.uid) {
         // Back to the pod itself: no wire to protect, and no tunnel could be dialled, because what
         // a pod sends to its own address is never taken for inbound.
         let (reason, workload) = (PlaintextReason::SamePod, Some(workload));

@@ -2,6 +2,7 @@
 //! families, an enrolled namespace `shop`, another one that is not, and an external endpoint.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::*;
@@ -79,8 +80,19 @@ fn a_tunnel_expects_the_identity_of_the_pod_behind_the_endpoint() {
 
 #[test]
 fn a_pod_that_is_its_services_endpoint_reaches_itself_without_a_tunnel() {
-    let plan = plan(&shop(), &query("10.96.0.1:80", "10.0.0.1", 0));
+    let web = PodUid::parse("web-1");
+    let itself = Query { caller: web.as_ref(), ..query("10.96.0.1:80", "10.0.0.1", 0) };
+    let plan = plan(&shop(), &itself);
     assert_eq!(described(&plan), "plaintext to 10.0.0.1:8080 for shop/web: same_pod");
+}
+
+#[test]
+fn no_other_pod_is_taken_for_the_caller_whatever_addresses_are_known_of_both() {
+    // A caller without an address of the family that it dials, and one whose address another pod had.
+    for source in ["fd00::1", "10.0.0.1"] {
+        let plan = plan(&shop(), &query("[fd00::1]:8080", source, 0));
+        assert_eq!(described(&plan), "tunnel to [fd00::1]:8080", "{source}");
+    }
 }
 
 #[test]
@@ -230,8 +242,11 @@ fn clients() -> impl Iterator<Item = String> {
     (0..1000).map(|n| format!("10.0.{}.{}", n / 250, n % 250))
 }
 
-fn query(dialled: &str, source: &str, random: u64) -> Query {
-    Query { dialled: dialled.parse().unwrap(), source: source.parse().unwrap(), random }
+/// A connection of the pod `caller`.
+fn query(dialled: &str, source: &str, random: u64) -> Query<'static> {
+    static CALLER: LazyLock<PodUid> = LazyLock::new(|| PodUid::parse("caller").unwrap());
+    let (dialled, source) = (dialled.parse().unwrap(), source.parse().unwrap());
+    Query { caller: Some(&CALLER), dialled, source, random }
 }
 
 /// Endpoint → its node, and the nodes and zones that it is meant for.
@@ -275,7 +290,8 @@ fn local_traffic_stays_on_the_node_or_goes_nowhere() {
     assert_eq!(refused, Plan::Refuse(Refused::NoReadyEndpoint));
     // A caller that is not known is on no node.
     let world = spread_farm(InternalTraffic::Local, spread);
-    let refused = plan(&world, &query("10.96.0.1:80", "10.0.0.10", 0));
+    let unknown = Query { caller: None, ..query("10.96.0.1:80", "10.0.0.9", 0) };
+    let refused = plan(&world, &unknown);
     assert_eq!(refused, Plan::Refuse(Refused::NoReadyEndpoint));
 }
 

@@ -118,7 +118,8 @@ impl Question {
 pub fn explain(world: &World, question: &Question) -> Result<ExplainView, BadQuestion> {
     let dialled = dialled(world, &question.destination)?;
     let caller = caller(world, &question.source, dialled.is_ipv6())?;
-    let query = Query { dialled, source: caller.address, random: 0 };
+    let uid = caller.workload.as_ref().map(|pod| &pod.uid);
+    let query = Query { caller: uid, dialled, source: caller.address, random: 0 };
     let plan = route::plan(world, &query);
     let (to, service) = match &plan {
         Plan::Tunnel(hop) => (hop.destination, hop.service.clone()),
