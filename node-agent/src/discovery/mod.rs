@@ -6,16 +6,22 @@ mod status;
 pub mod translate;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::identity::TrustDomain;
 use adit_core::world::{Changes, Delta, World};
 use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::shutdown::Shutdown;
 use crate::sys::process;
 
 pub use status::{SourceStatus, StatusHandle};
+
+/// How often a source tells of [`Delta::Lapse`]: for as long as one kind of object may be behind the
+/// others without anybody noticing ([`kubernetes::SILENCE`]).
+const LAPSE: Duration = kubernetes::SILENCE;
 
 /// The current world. Cheap to clone; loading a snapshot takes no lock.
 #[derive(Debug, Clone)]
@@ -124,8 +130,52 @@ impl Worlds {
     }
 }
 
+/// When a source is to tell of [`Delta::Lapse`].
+fn lapses() -> Interval {
+    let mut lapses = interval_at(Instant::now() + LAPSE, LAPSE);
+    lapses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    lapses
+}
+
 impl Default for Worlds {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::shutdown;
+    use crate::testing::cluster::pod;
+
+    #[tokio::test(start_paused = true)]
+    async fn every_source_forgets_in_time_who_had_an_address() {
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let web = pod("shop", "web", "n1", address);
+        let gone = Delta::WorkloadGone(web.uid.clone());
+        let (world, _) = World::default().apply([Delta::Workload(web), gone]);
+        let nowhere = PathBuf::from("/nonexistent");
+        let manifests = manifests::Settings { directory: nowhere.clone() };
+        let access = kubernetes::Access { kubeconfig: Some(nowhere) };
+        let server = kubernetes::Settings { access, kinds: kubernetes::AGENT };
+        for source in [Source::Manifests(manifests), Source::Kubernetes(server)] {
+            let worlds = Worlds::starting_from(world.clone());
+            let (_trigger, shutdown) = shutdown::channel();
+            let domain = TrustDomain::parse("cluster.local").unwrap();
+            let running = source.run(domain, worlds.clone(), StatusHandle::new(), shutdown);
+            let running = tokio::spawn(running);
+            let mut changes = worlds.subscribe();
+            for remembered in [true, false] {
+                assert!(worlds.load().last_owner(address).is_some());
+                let lapse = tokio::time::timeout(LAPSE * 2, changes.recv());
+                assert!(lapse.await.unwrap().unwrap().lapsed);
+                assert_eq!(worlds.load().last_owner(address).is_some(), remembered);
+            }
+            running.abort();
+        }
     }
 }

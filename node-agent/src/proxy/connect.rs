@@ -32,8 +32,9 @@ pub(super) enum Link {
 }
 
 /// Connects an outbound flow as the world says at the moment. While the other node's agent cannot
-/// be reached it tries again, and asks the world again, until the time limit: the pod may be being
-/// enrolled or withdrawn, or its agent restarted.
+/// be reached, or it is not known who the destination is now, it tries again, and asks the world again,
+/// until the time limit: the pod may be being enrolled or withdrawn, or its agent restarted, and a pod
+/// and its address come soon one after the other.
 pub(super) async fn outward(
     stages: &Stages,
     flow: &Flow,
@@ -56,7 +57,9 @@ pub(super) async fn outward(
                 Err(error) => not_ready(error),
             },
             Plan::Plaintext(direct) => return plaintext(stages, pod, &direct).await,
-            Plan::Refuse(why) => return Err(CloseReason::Refused(why)),
+            Plan::Refuse(why) => {
+                OpenError { reason: CloseReason::Refused(why), again: why.may_pass() }
+            }
         };
         if !error.again || Instant::now() + pause >= deadline {
             return Err(error.reason);

@@ -22,6 +22,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::enrolment;
+use crate::route::Refused;
 use crate::workload::{Affinity, Endpoint, InternalTraffic, NodeName, Phase, Service, ServicePort};
 use crate::world::World;
 
@@ -40,20 +41,25 @@ pub(super) struct Caller<'a> {
 
 /// A ready endpoint for one port of a service, of the address family that was dialled (a service's
 /// address of one family stands for its endpoints of that family).
+///
+/// # Errors
+/// Why there is none.
 pub(super) fn choose(
     world: &World,
     service: &Service,
     port: &ServicePort,
     ipv6: bool,
     caller: Caller<'_>,
-) -> Option<SocketAddr> {
+) -> Result<SocketAddr, Refused> {
     // Asking of every endpoint for the sake of one would cost most connections more than it saves few.
-    let (endpoint, address) = pick(world, service, port, ipv6, caller, |_| true)?;
+    let any = pick(world, service, port, ipv6, caller, |_| true);
+    let (endpoint, address) = any.ok_or(Refused::NoReadyEndpoint)?;
     if is_current(world, endpoint) {
-        return Some(address);
+        return Ok(address);
     }
     let current = |endpoint: &Endpoint| is_current(world, endpoint);
-    pick(world, service, port, ipv6, caller, current).map(|(_, address)| address)
+    let next = pick(world, service, port, ipv6, caller, current);
+    next.map(|(_, address)| address).ok_or(Refused::OutOfDate)
 }
 
 /// Whether the endpoint leads to the pod that it stands for. Of a pod outside of the mesh it may lead

@@ -56,9 +56,14 @@ pub enum Refused {
     /// The service does not have the dialled port.
     #[error("the service has no such TCP port")]
     NoSuchPort,
-    /// No endpoint of the service is ready, or those that are lead to no pod that they stand for.
+    /// No endpoint of the service is ready.
     #[error("no endpoint of the service is ready")]
     NoReadyEndpoint,
+    /// It is not known who is there now, and plaintext could reach a pod to which a tunnel has to lead:
+    /// the pod that had the address until a short while ago was enrolled, or the service's ready
+    /// endpoints lead to no pod that they stand for.
+    #[error("what is known of the destination is out of date")]
+    OutOfDate,
 }
 
 impl Refused {
@@ -68,7 +73,14 @@ impl Refused {
         match self {
             Self::NoSuchPort => "no_such_service_port",
             Self::NoReadyEndpoint => "no_ready_endpoint",
+            Self::OutOfDate => "destination_out_of_date",
         }
+    }
+
+    /// Whether there may be somewhere to go in a moment, without anybody changing anything.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::OutOfDate)
     }
 }
 
@@ -103,8 +115,8 @@ pub fn plan(world: &World, query: &Query<'_>) -> Plan {
     let zone = node.and_then(|node| world.zone(node));
     let caller = Caller { source, random: query.random, node, zone };
     match endpoint::choose(world, service, port, dialled.is_ipv6(), caller) {
-        Some(endpoint) => to_pod_or_outside(world, query, endpoint, Some(service.name.clone())),
-        None => Plan::Refuse(Refused::NoReadyEndpoint),
+        Ok(endpoint) => to_pod_or_outside(world, query, endpoint, Some(service.name.clone())),
+        Err(why) => Plan::Refuse(why),
     }
 }
 
@@ -133,6 +145,10 @@ fn to_pod_or_outside(
     service: Option<ObjectName>,
 ) -> Plan {
     let Some(workload) = world.workload_at(destination.ip()).map(Arc::clone) else {
+        let last = world.last_owner(destination.ip());
+        if last.is_some_and(|pod| enrolment::select(world, pod).is_ok()) {
+            return Plan::Refuse(Refused::OutOfDate);
+        }
         let reason = PlaintextReason::UnknownDestination;
         return Plan::Plaintext(Direct { destination, reason, workload: None, service });
     };

@@ -127,7 +127,7 @@ fn an_endpoint_leads_nowhere_else_than_to_the_pod_that_it_stands_for() {
         pod: PodUid::parse(pod),
         ..endpoint(address, &[("http", 8080)], true)
     };
-    let refused = "refused: no_ready_endpoint";
+    let refused = "refused: destination_out_of_date";
     let to_bare = "plaintext to 10.0.9.1:8080 for shop/web: destination_namespace_not_labelled";
     for (endpoints, expected, why) in [
         (vec![of("web-1", "10.0.0.1")], "tunnel to 10.0.0.1:8080 for shop/web", "has the address"),
@@ -157,6 +157,52 @@ fn an_endpoint_leads_nowhere_else_than_to_the_pod_that_it_stands_for() {
             }
         }
     }
+}
+
+#[test]
+fn an_address_that_an_enrolled_pod_had_is_not_dialled_in_plaintext_until_it_is_somebody_elses() {
+    let to = |world: &World, address: &str| {
+        described(&plan(world, &query(&format!("{address}:80"), "10.0.0.9", 0)))
+    };
+    let gone = |name| Delta::WorkloadGone(PodUid::parse(name).unwrap());
+    let refused = "refused: destination_out_of_date";
+    let unknown = "plaintext to 10.0.0.1:80: unknown_destination";
+
+    let (away, _) = shop().apply([gone("web-1")]);
+    assert_eq!(to(&away, "10.0.0.1"), refused);
+    assert_eq!(to(&away, "[fd00::1]"), refused);
+    let elsewhere = [&[][..], &["10.0.0.77"]].map(|new| pod("shop", "web-1", new, |_| ()));
+    let ended = pod("shop", "web-1", &["10.0.0.1"], |pod| pod.phase = Phase::Finished);
+    for moved in elsewhere.into_iter().chain([ended]) {
+        assert_eq!(to(&shop().apply([moved.clone()]).0, "10.0.0.1"), refused, "{moved:?}");
+    }
+    for (next, expected) in [
+        (pod("shop", "web-2", &["10.0.0.1"], |_| ()), "tunnel to 10.0.0.1:80"),
+        (
+            pod("bare", "db-2", &["10.0.0.1"], |_| ()),
+            "plaintext to 10.0.0.1:80: destination_namespace_not_labelled",
+        ),
+    ] {
+        let (taken, _) = away.apply([next.clone()]);
+        assert_eq!(to(&taken, "10.0.0.1"), expected);
+        // Whichever of the two is heard of first.
+        let (taken, _) = shop().apply([next, gone("web-1")]);
+        assert_eq!(to(&taken, "10.0.0.1"), expected);
+    }
+    let (bare, _) = shop().apply([gone("out"), gone("db-1"), gone("host")]);
+    for address in ["10.0.0.2", "10.0.0.3", "10.0.9.1"] {
+        let unknown = format!("plaintext to {address}:80: unknown_destination");
+        assert_eq!(to(&bare, address), unknown, "was not enrolled");
+    }
+
+    // It is remembered from one lapse to the one after the next at most.
+    let (later, changes) = away.apply([Delta::Lapse]);
+    assert!(changes.lapsed);
+    assert_eq!(to(&later, "10.0.0.1"), refused);
+    let (forgotten, changes) = later.apply([Delta::Lapse]);
+    assert!(changes.lapsed);
+    assert_eq!(to(&forgotten, "10.0.0.1"), unknown);
+    assert!(!forgotten.apply([Delta::Lapse]).1.lapsed);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::workload::{
     Endpoint, Namespace, NodeName, ObjectName, Phase, PodUid, Service, Workload,
 };
 
-/// The snapshot. Cloning it costs eleven reference counts.
+/// The snapshot. Cloning it costs twelve reference counts.
 #[derive(Debug, Clone, Default)]
 pub struct World {
     namespaces: Arc<BTreeMap<Arc<str>, Arc<Namespace>>>,
@@ -23,11 +23,21 @@ pub struct World {
     endpoints: Arc<BTreeMap<ObjectName, Arc<[Endpoint]>>>,
     /// Who claims an address, in the order in which the claims were learned.
     by_address: Arc<HashMap<IpAddr, Vec<Arc<Workload>>>>,
+    /// Who claimed an address last that nobody claims now.
+    vacated: Arc<HashMap<IpAddr, Vacated>>,
     by_vip: Arc<HashMap<IpAddr, Arc<Service>>>,
     /// Node → its zone.
     zones: Arc<BTreeMap<NodeName, Arc<str>>>,
     policies: PolicySet,
     network_policies: Arc<BTreeMap<ObjectName, Arc<NetworkPolicy>>>,
+}
+
+/// A claim to an address that was given up.
+#[derive(Debug, Clone)]
+struct Vacated {
+    by: Arc<Workload>,
+    /// Before the last [`Delta::Lapse`].
+    long_ago: bool,
 }
 
 /// One change to the world, from a discovery source.
@@ -59,6 +69,9 @@ pub enum Delta {
     NetworkPolicy(NetworkPolicy),
     /// A NetworkPolicy is gone.
     NetworkPolicyGone(ObjectName),
+    /// Time has passed: a source says so at even intervals. What was given up before the last time
+    /// that it did is forgotten ([`World::last_owner`]).
+    Lapse,
 }
 
 /// What an [`World::apply`] touched.
@@ -79,6 +92,8 @@ pub struct Changes {
     pub governed: BTreeSet<PodUid>,
     /// NetworkPolicies that came, changed or went. Nothing is decided by them.
     pub network_policies: BTreeSet<ObjectName>,
+    /// Whether time has passed that matters.
+    pub lapsed: bool,
 }
 
 impl Changes {
@@ -145,6 +160,7 @@ impl World {
                         changes.network_policies.insert(name);
                     }
                 }
+                Delta::Lapse => world.lapse(&mut changes),
                 Delta::PolicyGone(id) => {
                     let id = Arc::new(id);
                     world.change_policy(&id, &mut touched, &mut changes, |policies| {
@@ -295,15 +311,30 @@ impl World {
             owners.retain(|owner| old.is_none_or(|old| owner.uid != old.uid));
             if owners.is_empty() {
                 by_address.remove(address);
+                let vacated = old.map(|by| Vacated { by: Arc::clone(by), long_ago: false });
+                let vacated = vacated.map(|vacated| (*address, vacated));
+                Arc::make_mut(&mut self.vacated).extend(vacated);
             }
         }
         let Some(new) = new else { return };
         for address in claims(new) {
+            if self.vacated.contains_key(address) {
+                Arc::make_mut(&mut self.vacated).remove(address);
+            }
             let owners = by_address.entry(*address).or_default();
             if !owners.iter().any(|owner| owner.uid == new.uid) {
                 owners.push(Arc::clone(new));
             }
         }
+    }
+
+    fn lapse(&mut self, changes: &mut Changes) {
+        if self.vacated.is_empty() {
+            return;
+        }
+        Arc::make_mut(&mut self.vacated)
+            .retain(|_, vacated| !std::mem::replace(&mut vacated.long_ago, true));
+        changes.lapsed = true;
     }
 
     /// Services change rarely; in name order the first claimant of an address keeps it.
@@ -338,6 +369,13 @@ impl World {
         let owners = self.by_address.get(&address)?;
         let own = || owners.iter().rev().filter(|pod| !pod.host_network);
         own().find(|pod| pod.mirror_of.is_none()).or_else(|| own().next()).or_else(|| owners.last())
+    }
+
+    /// The pod that owned this address last, where nobody does now, as it was then. It is known for one
+    /// [`Delta::Lapse`] and until the next one.
+    #[must_use]
+    pub fn last_owner(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.vacated.get(&address).map(|vacated| &vacated.by)
     }
 
     /// The service with this virtual address.

@@ -12,7 +12,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// A connection that carries nothing for this long is given up. The API server sends a bookmark on
 /// an idle watch about once a minute.
-const SILENCE: Duration = Duration::from_secs(150);
+pub const SILENCE: Duration = Duration::from_secs(150);
 
 /// Where Kubernetes tells a pod its namespace.
 const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";

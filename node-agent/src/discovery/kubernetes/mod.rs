@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use adit_core::identity::TrustDomain;
+use adit_core::world::Delta;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -25,10 +26,10 @@ use crate::discovery::kubernetes::feed::{Feed, News};
 use crate::discovery::kubernetes::hub::Hub;
 use crate::discovery::kubernetes::resource::Resource;
 use crate::discovery::translate::Kind;
-use crate::discovery::{StatusHandle, Worlds};
+use crate::discovery::{StatusHandle, Worlds, lapses};
 use crate::shutdown::{Phase, Shutdown};
 
-pub use access::{Access, AccessError, own_namespace};
+pub use access::{Access, AccessError, SILENCE, own_namespace};
 pub use standing::{Standing, Standings};
 
 /// What an agent needs to know.
@@ -98,10 +99,13 @@ pub async fn run_with_standings(
     }
     drop(sender);
     let mut batch = Vec::new();
+    let mut lapses = lapses();
     loop {
         tokio::select! {
             () = shutdown.reached(Phase::Draining) => return,
             came = gather(&mut news, &mut batch) => if !came { return },
+            // What has been gathered by then is not left to wait for more.
+            _ = lapses.tick() => worlds.publish([Delta::Lapse]),
         }
         let now = SystemTime::now();
         let changes = standings.changes(&batch);

@@ -23,12 +23,13 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use adit_core::identity::TrustDomain;
+use adit_core::world::Delta;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::discovery::manifests::catalog::{Catalog, Scan};
 use crate::discovery::manifests::watch::Watch;
-use crate::discovery::{SourceStatus, StatusHandle, Worlds};
+use crate::discovery::{SourceStatus, StatusHandle, Worlds, lapses};
 use crate::shutdown::{Phase, Shutdown};
 
 /// A scan waits until nothing has changed for this long, so that a file that is just being written
@@ -64,6 +65,7 @@ pub async fn run(
         catalog: Catalog::new(settings.directory, trust_domain),
     };
     let wake = source.watch.wake();
+    let mut lapses = lapses();
     loop {
         let scanned = tokio::task::spawn_blocking(move || {
             let scan = source.scan();
@@ -84,6 +86,8 @@ pub async fn run(
         publish(scan, &worlds, &status);
         tokio::select! {
             () = shutdown.reached(Phase::Draining) => return,
+            // A change that this misses is found all the same: the directory is read again.
+            _ = lapses.tick() => worlds.publish([Delta::Lapse]),
             changed = rested(&wake, wait) => if !changed {
                 source.watch.renew();
             }
@@ -155,11 +159,7 @@ impl Source {
 /// What a file with this text alone says of the world, and what is wrong with it.
 #[cfg(any(test, feature = "testing"))]
 #[must_use]
-pub fn read_text(
-    text: &str,
-    json: bool,
-    trust_domain: &TrustDomain,
-) -> (Vec<adit_core::world::Delta>, Vec<String>) {
+pub fn read_text(text: &str, json: bool, trust_domain: &TrustDomain) -> (Vec<Delta>, Vec<String>) {
     use crate::discovery::translate::Snapshot;
     use std::collections::BTreeMap;
 

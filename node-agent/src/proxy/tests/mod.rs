@@ -257,6 +257,31 @@ async fn a_connection_waits_for_an_agent_that_is_not_there_yet() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_to_an_address_between_two_owners_waits_for_the_next_one() {
+    let scene = Scene::new().await;
+    let app = scene.application(80).await;
+    let gone = Delta::WorkloadGone(PodUid::parse("server").unwrap());
+    scene.a.worlds.publish([gone]);
+    let mut waiting = scene.client.connect(at(SERVER, 80)).await.unwrap();
+    let held = async {
+        while scene.a.workers.flows().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), held).await.expect("the flow");
+
+    scene.a.worlds.publish([Delta::Workload(server())]);
+
+    let (mut application, _) = app.accept().await.unwrap();
+    application.write_all(b"at last").await.unwrap();
+    drop(application);
+    waiting.shutdown().await.unwrap();
+    assert_eq!(rest(&mut waiting).await.unwrap(), b"at last");
+    let [out, inn] = scene.ended().await;
+    assert_eq!((out.protocol, inn.protocol), (Protocol::Hbone, Protocol::Hbone));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_waits_for_open_flows_and_tells_how_many_it_cut() {
     let scene = Scene::new().await;
     let app = scene.application(80).await;
