@@ -361,14 +361,17 @@ impl World {
     }
 
     /// The pod that owns this address now. Where an address was reused before its last owner was
-    /// seen to finish, the pod that was learned last. A mirror of a static pod, which its node makes as
-    /// it likes, takes no address from another pod. A node's address belongs to all pods that
-    /// share the node's network; any one of them stands for it, and never for a pod of its own.
+    /// seen to finish: one that is not being deleted, and of several the pod that was learned last. (A
+    /// first list is in no order of time, and on a node that is lost a pod is being deleted for as long
+    /// as the node is.) A mirror of a static pod, which its node makes as it likes, takes no address from
+    /// another pod. A node's address belongs to all pods that share the node's network; any one of them
+    /// stands for it, and never for a pod of its own.
     #[must_use]
     pub fn workload_at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        let owners = self.by_address.get(&address)?;
-        let own = || owners.iter().rev().filter(|pod| !pod.host_network);
-        own().find(|pod| pod.mirror_of.is_none()).or_else(|| own().next()).or_else(|| owners.last())
+        let right = |pod: &&Arc<Workload>| {
+            (!pod.host_network, pod.mirror_of.is_none(), pod.phase == Phase::Active)
+        };
+        self.by_address.get(&address)?.iter().max_by_key(right)
     }
 
     /// The pod that owned this address last, where nobody does now, as it was then. It is known for one

@@ -211,6 +211,18 @@ fn a_mirror_that_a_node_has_made_takes_no_address_from_another_pod() {
     assert_eq!(owner(&world, "10.0.0.2"), Some("static"));
 }
 
+#[test]
+fn a_pod_that_is_being_deleted_keeps_no_address_from_one_that_is_not() {
+    let leaving = |pod: &mut Workload| pod.phase = Phase::Terminating;
+    let stuck = || workload("stuck", &["10.0.0.1"], leaving);
+    for deltas in [[pod("web", &["10.0.0.1"]), stuck()], [stuck(), pod("web", &["10.0.0.1"])]] {
+        let (world, _) = World::default().apply(deltas);
+        assert_eq!(owner(&world, "10.0.0.1"), Some("web"));
+        let (world, _) = world.apply([Delta::WorkloadGone(uid("web"))]);
+        assert_eq!(owner(&world, "10.0.0.1"), Some("stuck"), "until it is gone it has it");
+    }
+}
+
 fn owner<'a>(world: &'a World, address: &str) -> Option<&'a str> {
     let pod = world.workload_at(ip(address))?;
     Some(pod.uid.as_str())
