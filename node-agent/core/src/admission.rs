@@ -70,6 +70,11 @@ pub fn admit(pod: Option<&PodState>, namespace: Option<MeshMode>) -> Admission {
     match (pod, namespace) {
         (Some(PodState::Enrolled), _) => Admission::Enrolled,
         (Some(PodState::NotEnrolled(why)), _) if why.is_refusal() => Admission::Refuse(*why),
+        // The state is from before the namespace, or its label, was heard of.
+        (
+            Some(PodState::NotEnrolled(NotEnrolled::NamespaceNotLabelled)),
+            None | Some(MeshMode::Ambient),
+        ) => Admission::Wait,
         (Some(PodState::NotEnrolled(_)), _) => Admission::Pass,
         (Some(_), _) | (None, None | Some(MeshMode::Ambient)) => Admission::Wait,
         (None, Some(MeshMode::Unset | MeshMode::None)) => Admission::WaitBriefly,
@@ -231,12 +236,18 @@ mod tests {
     #[test]
     fn a_pod_starts_once_it_is_enrolled_or_known_not_to_belong() {
         let out = PodState::NotEnrolled(NotEnrolled::PodOptedOut);
+        let unlabelled = PodState::NotEnrolled(NotEnrolled::NamespaceNotLabelled);
         let of_a_file = PodState::NotEnrolled(NotEnrolled::StaticPod);
         let on_its_way = PodState::Enrolling(Step::Routes);
         let failed = PodState::Failed { step: None, error: "no".into() };
         for (state, namespace, expected) in [
             (Some(&PodState::Enrolled), Some(MeshMode::Ambient), Admission::Enrolled),
             (Some(&out), Some(MeshMode::Ambient), Admission::Pass),
+            (Some(&out), None, Admission::Pass),
+            (Some(&unlabelled), Some(MeshMode::Unset), Admission::Pass),
+            (Some(&unlabelled), Some(MeshMode::None), Admission::Pass),
+            (Some(&unlabelled), Some(MeshMode::Ambient), Admission::Wait),
+            (Some(&unlabelled), None, Admission::Wait),
             (Some(&of_a_file), Some(MeshMode::Ambient), Admission::Refuse(NotEnrolled::StaticPod)),
             (Some(&on_its_way), Some(MeshMode::Unset), Admission::Wait),
             (Some(&failed), Some(MeshMode::Ambient), Admission::Wait),
