@@ -101,11 +101,12 @@ impl Hub {
         }
     }
 
-    /// The last good version stays in force. Nobody knows what an object said that is already wrong in
-    /// the first list: a policy then opens nothing up.
+    /// The last good version stays in force. Nobody knows what an object said before that is already
+    /// wrong when a list brings it for the first time, be it the first one or one after a time in which
+    /// the API server was not heard: a policy then opens nothing up.
     fn reject(&mut self, key: Key, Unreadable { error, closed }: Unreadable) {
         let kept = self.ledger.contains(&key);
-        let first = !self.state(key.kind).listed;
+        let first = self.state(key.kind).listing.is_some() && !self.wrong.contains_key(&key);
         if self.wrong.get(&key) != Some(&error) {
             tracing::warn!(object = %key, error, last_version_kept = kept, "invalid object");
         }

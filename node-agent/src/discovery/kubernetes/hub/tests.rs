@@ -105,14 +105,20 @@ fn a_policy_that_is_wrong_from_the_first_opens_nothing_up_and_a_later_one_has_no
     };
     hub.hear(Kind::AuthorizationPolicy, [News::Listing, policy("first"), News::Listed]);
     hub.hear(Kind::AuthorizationPolicy, [policy("later")]);
+    // What was told from the API server while it was not heard may have been valid in between.
+    let again = ["first", "later", "meanwhile"].map(policy);
+    hub.hear(
+        Kind::AuthorizationPolicy,
+        [News::Listing].into_iter().chain(again).chain([News::Listed]),
+    );
     let world = World::default().apply(hub.take_deltas(now())).0;
     let in_force = |name| {
         let kind = adit_core::policy::PolicyKind::AuthorizationPolicy;
         let name = adit_core::workload::ObjectName::new("shop", name);
         world.policies().contains(&PolicyId { kind, name })
     };
-    assert_eq!((in_force("first"), in_force("later")), (true, false));
-    assert_eq!(hub.status().rejected.len(), 2);
+    assert_eq!(["first", "later", "meanwhile"].map(in_force), [true, false, true]);
+    assert_eq!(hub.status().rejected.len(), 3);
 }
 
 #[test]
