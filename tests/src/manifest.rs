@@ -116,13 +116,17 @@ pub(crate) struct PodObject<'a> {
     pub(crate) service_account: &'a str,
     pub(crate) labels: &'a BTreeMap<String, String>,
     pub(crate) addresses: [IpAddr; 2],
-    pub(crate) netns: &'a Path,
+    /// For the annotation that names it, if there is one.
+    pub(crate) netns: Option<&'a Path>,
 }
 
 /// A Pod, as the API server would show it when it runs.
 pub(crate) fn pod_yaml(pod: &PodObject<'_>) -> Result<String> {
     let labels = serde_json::to_string(pod.labels)?;
     let [first, second] = pod.addresses;
+    let annotations = pod.netns.map_or_else(String::new, |netns| {
+        format!("  annotations:\n    adit.dev/netns: {}\n", netns.display())
+    });
     Ok(format!(
         "apiVersion: v1
 kind: Pod
@@ -131,9 +135,7 @@ metadata:
   namespace: {namespace}
   uid: {uid}
   labels: {labels}
-  annotations:
-    adit.dev/netns: {netns}
-spec:
+{annotations}spec:
   nodeName: {node}
   serviceAccountName: {service_account}
   containers:
@@ -149,7 +151,6 @@ status:
         name = pod.name,
         namespace = pod.namespace,
         uid = pod.uid,
-        netns = pod.netns.display(),
         node = pod.node,
         service_account = pod.service_account,
     ))

@@ -24,6 +24,7 @@ pub struct PodSpec {
     service_account: String,
     labels: BTreeMap<String, String>,
     declared_node: Option<String>,
+    placed: bool,
     number: Option<u8>,
     sysctls: Vec<(&'static str, &'static str)>,
     more_addresses: Vec<IpAddr>,
@@ -54,6 +55,7 @@ impl PodSpec {
             service_account: name.to_owned(),
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             declared_node: None,
+            placed: true,
             number: None,
             sysctls: Vec::new(),
             more_addresses: Vec::new(),
@@ -85,6 +87,13 @@ impl PodSpec {
     #[must_use]
     pub fn address(mut self, address: IpAddr) -> Self {
         self.more_addresses.push(address);
+        self
+    }
+
+    /// Without its network namespace in its manifest, which a CNI plugin must tell.
+    #[must_use]
+    pub fn unplaced(mut self) -> Self {
+        self.placed = false;
         self
     }
 
@@ -171,6 +180,7 @@ route add default via {gateway6} dev eth0 src {v6}"
     }
 
     fn publish(&self) -> Result<()> {
+        let netns = self.netns.path();
         let yaml = pod_yaml(&PodObject {
             namespace: &self.spec.namespace,
             name: &self.spec.name,
@@ -179,7 +189,7 @@ route add default via {gateway6} dev eth0 src {v6}"
             service_account: &self.spec.service_account,
             labels: &self.spec.labels,
             addresses: [self.v4.into(), self.v6.into()],
-            netns: &self.netns.path(),
+            netns: self.spec.placed.then_some(&*netns),
         })?;
         self.manifests.write(&self.manifest_name(), &yaml)
     }

@@ -1,14 +1,17 @@
-//! What the agents are and need when nothing moves: memory, start-up, enrolment.
+//! What the agents are and need when nothing moves: memory, start-up, enrolment, the start of a pod.
 
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit_e2e::agent::Setup;
+use adit_e2e::agent::{Agent, Setup};
+use adit_e2e::requirements::adit_binary;
 use adit_e2e::wait::wait_for;
 use adit_e2e::{Cluster, Node, Pod, PodSpec};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::agents::Agents;
 use crate::compare::median;
@@ -112,4 +115,55 @@ pub(crate) fn enrolment(pods: u8) -> Result<Vec<Row>> {
     drop(made);
     let figure = if pods == 200 { "200 pods" } else { "20 pods" };
     Ok(vec![Row::only_adit("enrolment", figure, "s", took)])
+}
+
+/// What the CNI plugin adds to the start of a pod, one after the other: of pods that do not belong to the
+/// mesh, and of pods that it holds until they are enrolled.
+pub(crate) fn sandbox(pods: usize) -> Result<Vec<Row>> {
+    let cluster = Cluster::start_with(&Setup { log: "warn".to_owned(), ..Setup::default() })?;
+    let mut took = [Vec::new(), Vec::new()];
+    for (namespace, mode) in [("plain", None), ("meshed", Some("ambient"))] {
+        cluster.manifests().namespace(namespace, mode)?;
+    }
+    for number in 0..pods {
+        let expected = [("plain", "not_enrolled"), ("meshed", "awaiting_namespace")];
+        for ((namespace, state), took) in expected.into_iter().zip(&mut took) {
+            let spec = PodSpec::new(namespace, &format!("pod-{number}"), Node::A).unplaced();
+            let [pod] = cluster.unsettled_pods([spec.service_account("all")])?;
+            cluster.wait_state(&pod, state)?;
+            let began = Instant::now();
+            add(cluster.agent(Node::A), namespace, &pod)?;
+            took.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let [plain, meshed] = took.map(|took| median(took.into_iter()));
+    Ok(vec![
+        Row::only_adit("sandbox", "held until enrolled", "ms", meshed),
+        Row::only_adit("sandbox", "outside of the mesh", "ms", plain),
+    ])
+}
+
+/// Asks the plugin as a container runtime does.
+fn add(agent: &Agent, namespace: &str, pod: &Pod) -> Result<()> {
+    let network = serde_json::json!({
+        "cniVersion": "1.0.0", "name": "bench", "type": "adit-cni",
+        "socket": agent.socket(), "waitMs": 20_000,
+        "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": format!("{}/32", pod.v4()) }] },
+    });
+    let (name, uid) = (pod.name(), pod.uid());
+    let args = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}");
+    let mut plugin = Command::new(adit_binary()?)
+        .arg("cni")
+        .envs([("CNI_COMMAND", "ADD"), ("CNI_ARGS", &args), ("CNI_CONTAINERID", uid)])
+        .env("CNI_NETNS", pod.netns().path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start the CNI plugin")?;
+    let mut input = plugin.stdin.take().context("the plugin's input")?;
+    input.write_all(network.to_string().as_bytes()).context("tell the plugin")?;
+    drop(input);
+    let output = plugin.wait_with_output().context("the CNI plugin")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    Ok(())
 }

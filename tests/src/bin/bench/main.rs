@@ -178,6 +178,9 @@ fn rows(arguments: &Arguments) -> Result<Vec<Row>> {
         };
         rows.extend(compared(arguments, &comparison)?);
     }
+    if arguments.wants("sandbox") {
+        rows.extend(idle::sandbox(if arguments.quick { 5 } else { 25 })?);
+    }
     if arguments.wants("enrolment") {
         rows.extend(idle::enrolment(if arguments.quick { 20 } else { 200 })?);
     }
