@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::enrolment::{NotEnrolled, PodState};
+use crate::enrolment::{NotEnrolled, PodState, Step};
 use crate::workload::{MeshMode, PodUid};
 
 /// The longest `CNI_ARGS` that is read, in bytes.
@@ -68,7 +68,8 @@ pub enum Admission {
 #[must_use]
 pub fn admit(pod: Option<&PodState>, namespace: Option<MeshMode>) -> Admission {
     match (pod, namespace) {
-        (Some(PodState::Enrolled), _) => Admission::Enrolled,
+        // What is left to do is for the time when the agent is away.
+        (Some(PodState::Enrolled | PodState::Enrolling(Step::Hold)), _) => Admission::Enrolled,
         (Some(PodState::NotEnrolled(why)), _) if why.is_refusal() => Admission::Refuse(*why),
         // The state is from before the namespace, or its label, was heard of.
         (
@@ -242,6 +243,8 @@ mod tests {
         let failed = PodState::Failed { step: None, error: "no".into() };
         for (state, namespace, expected) in [
             (Some(&PodState::Enrolled), Some(MeshMode::Ambient), Admission::Enrolled),
+            (Some(&PodState::Enrolling(Step::Hold)), Some(MeshMode::Ambient), Admission::Enrolled),
+            (Some(&PodState::Enrolling(Step::Capture)), Some(MeshMode::Ambient), Admission::Wait),
             (Some(&out), Some(MeshMode::Ambient), Admission::Pass),
             (Some(&out), None, Admission::Pass),
             (Some(&unlabelled), Some(MeshMode::Unset), Admission::Pass),

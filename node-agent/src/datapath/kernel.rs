@@ -160,6 +160,8 @@ impl Datapath for KernelDatapath {
             Step::Lookup => blocking(move || of.attach_lookup()).await,
             Step::Routes => pod.add_routes().await,
             Step::Capture => pod.capture(),
+            // The kernel waits for grace periods.
+            Step::Hold => blocking(move || of.attach_hold()).await,
         }
     }
 
@@ -173,6 +175,8 @@ impl Datapath for KernelDatapath {
             Step::Lookup => pod.detach_lookup(),
             Step::Routes => pod.remove_routes().await,
             Step::Capture => pod.release(),
+            // It goes with the look-up program, whose refusals it holds back.
+            Step::Hold => Ok(()),
         }
     }
 

@@ -47,6 +47,8 @@ struct State {
     slots: Vec<[OwnedFd; 3]>,
     /// The id of the look-up program, while it is attached.
     lookup: Option<u32>,
+    /// What the look-up program was loaded from, for the program that is attached last.
+    object: Option<Ebpf>,
     /// Whether its connections are captured.
     captured: bool,
     /// What the sysctls are to be again.
@@ -146,21 +148,33 @@ impl KernelPod {
             .map_err(|source| failed(what, source))?;
         let id = program.info().map_err(|source| failed(what, source))?.id();
         self.node.pins.replace_pods(FdLink::from(link), &self.uid, self.index, names::LOOKUP)?;
-        self.state().lookup = Some(id);
-        self.attach_hold(&mut object)
+        let mut state = self.state();
+        state.lookup = Some(id);
+        state.object = Some(object);
+        Ok(())
     }
 
     /// Only while the agent is away does it make a difference, and none to what is captured.
-    fn attach_hold(&self, object: &mut Ebpf) -> Result<(), DatapathError> {
+    pub(super) fn attach_hold(&self) -> Result<(), DatapathError> {
+        let loaded = self.state().object.take();
+        let mut object = match loaded {
+            Some(object) => object,
+            // An attempt before this one took it.
+            None => self.node.loader.load(self.config())?,
+        };
         let interfaces = hold::entrances(&self.interfaces.devices);
-        hold::attach(object, &self.netns, interfaces, |link, place| {
+        hold::attach(&mut object, &self.netns, interfaces, |link, place| {
             let name = format!("{}_{place}", names::HOLD);
             self.node.pins.replace_pods(link, &self.uid, self.index, &name)
         })
     }
 
     pub(super) fn detach_lookup(&self) -> Result<(), DatapathError> {
-        self.state().lookup = None;
+        {
+            let mut state = self.state();
+            state.lookup = None;
+            state.object = None;
+        }
         hold::remove_filters(&self.netns, hold::entrances(&self.interfaces.devices))?;
         self.node.pins.remove_pods(&self.uid, self.index)
     }

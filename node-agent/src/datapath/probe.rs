@@ -232,7 +232,7 @@ const IN_A_NAMESPACE: [Question; 10] = [
         feature: "traffic control hook",
         needed_for: "connections waiting, and not being refused, while adit restarts",
         ask: holds,
-        consequence: "pods cannot be captured: needs CONFIG_NET_CLS_ACT, and before Linux 6.6 CONFIG_NET_CLS_BPF",
+        consequence: "pods are captured but never wholly enrolled: needs CONFIG_NET_CLS_ACT, and before Linux 6.6 CONFIG_NET_CLS_BPF",
         required: true,
     },
 ];

@@ -125,7 +125,8 @@ async fn a_pod_labelled_again_while_its_flows_end_is_captured_again() {
     agent.label(MeshMode::Ambient);
     agent.reach("cart", &PodState::Enrolled).await;
     let perform = |step| Asked::Perform(uid("cart"), step);
-    assert_eq!(agent.datapath.take_asked(), [perform(Step::Lookup), perform(Step::Capture)]);
+    let again = [Step::Lookup, Step::Capture, Step::Hold].map(perform);
+    assert_eq!(agent.datapath.take_asked(), again);
     agent.workers.set_flows(0);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(agent.datapath.take_asked(), []);
@@ -144,8 +145,8 @@ async fn of_a_deleted_pod_nothing_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_at_any_step_is_named_and_undone_and_tried_again() {
-    for step in Step::ALL {
+async fn a_failure_up_to_the_capture_is_named_and_undone_and_tried_again() {
+    for step in Step::ALL.into_iter().filter(|step| *step != Step::Hold) {
         let agent = Agent::start(|datapath| {
             datapath.fail_once(Asked::Perform(uid("cart"), step));
         });
@@ -170,6 +171,30 @@ async fn a_failure_at_any_step_is_named_and_undone_and_tried_again() {
         assert_eq!(stands, BTreeSet::new(), "after a failure of {step:?}");
         agent.reach("cart", &PodState::Enrolled).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_after_the_capture_is_named_and_leaves_the_pod_captured() {
+    let agent = Agent::start(|datapath| {
+        datapath.fail_once(Asked::Perform(uid("cart"), Step::Hold));
+    });
+    agent.label(MeshMode::Ambient);
+    agent.publish([cart()]);
+    let failed = PodState::Failed {
+        step: Some(Step::Hold),
+        error: String::from("told to fail: out of memory"),
+    };
+    agent.reach("cart", &failed).await;
+    let fake = agent.datapath.pod(&uid("cart")).unwrap();
+    let client = fake.connect("10.9.0.1:80".parse().unwrap()).await.unwrap();
+    let (_, peer) = agent.workers.accept(&uid("cart"));
+    assert_eq!(peer, client.local_addr().unwrap());
+
+    agent.reach("cart", &PodState::Enrolled).await;
+    let mut asked = vec![Asked::Open(uid("cart"))];
+    let steps = Step::ALL.into_iter().chain([Step::Hold]);
+    asked.extend(steps.map(|step| Asked::Perform(uid("cart"), step)));
+    assert_eq!(agent.datapath.take_asked(), asked);
 }
 
 #[tokio::test(start_paused = true)]

@@ -179,6 +179,47 @@ async fn while_the_agent_is_away_connections_wait_and_then_succeed() {
     }
 }
 
+/// A pod may start when it is captured, before the program stands that lets connections wait.
+#[tokio::test]
+async fn an_agent_killed_before_the_last_step_lets_nothing_out_and_the_next_one_takes_over() {
+    if !root() {
+        return;
+    }
+    let world = World::new();
+    let server = world.peer.listen("[::]:80");
+    let app = world.pod.listen("[::]:8080");
+    let datapath = world.start(2);
+    let pod = datapath.open(&world.target).await.unwrap();
+    for step in Step::ALL.into_iter().filter(|step| *step != Step::Hold) {
+        datapath.perform(&pod, step).await.unwrap();
+    }
+    drop((pod, datapath)); // as killed
+
+    let dialled = [
+        (&world.pod, format!("{PEER4}:80")),
+        (&world.pod, format!("[{PEER6}]:80")),
+        (&world.peer, format!("{POD4}:8080")),
+        (&world.peer, format!("[{POD6}]:8080")),
+    ];
+    let brief = Duration::from_millis(300);
+    let tried = join_all(dialled.iter().map(|(from, to)| timeout(brief, from.connect(to))));
+    for (tried, (_, to)) in tried.await.into_iter().zip(&dialled) {
+        assert!(!matches!(tried, Ok(Ok(_))), "connected to {to}");
+    }
+    for listener in [&server, &app] {
+        let reached = listener.accept().unwrap_err();
+        assert_eq!(reached.kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    let agent = world.enrolled(2).await;
+    for ((from, to), expected) in
+        dialled.iter().zip([Kind::Outbound, Kind::Outbound, Kind::Plaintext, Kind::Plaintext])
+    {
+        let _client = from.connect(to).await.unwrap();
+        assert_eq!(agent.accept().await.0, expected, "{to}");
+    }
+}
+
 #[tokio::test]
 async fn an_agent_takes_over_from_one_that_still_runs() {
     if !root() {
@@ -358,6 +399,11 @@ async fn a_step_that_fails_says_which_operation_it_was() {
     }
     let error = fails(Step::Capture).await;
     assert!(error.contains("ENROLLED"), "{error}");
+
+    let error = fails(Step::Hold).await;
+    assert!(error.contains("holds connections back to eth0"), "{error}");
+    world.pod.ip("link set eth7 name eth0");
+    datapath.perform(&pod, Step::Hold).await.unwrap();
 
     for step in Step::ALL.into_iter().rev() {
         datapath.undo(&pod, step).await.unwrap();

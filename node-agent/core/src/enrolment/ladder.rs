@@ -15,6 +15,7 @@ pub(super) enum Rung {
     Routes,
     Lookup,
     Capture,
+    Hold,
 }
 
 /// What stands of one pod.
@@ -37,8 +38,15 @@ pub(super) struct Ladder {
 }
 
 impl Rung {
-    const ALL: [Self; 6] =
-        [Self::Listeners, Self::Workers, Self::Slots, Self::Routes, Self::Lookup, Self::Capture];
+    const ALL: [Self; 7] = [
+        Self::Listeners,
+        Self::Workers,
+        Self::Slots,
+        Self::Routes,
+        Self::Lookup,
+        Self::Capture,
+        Self::Hold,
+    ];
 
     /// What is in the kernel when an earlier agent left a pod captured. Its listeners and its
     /// workers ended with it.
@@ -52,15 +60,19 @@ impl Rung {
             Self::Routes => Job::Perform(Step::Routes),
             Self::Lookup => Job::Perform(Step::Lookup),
             Self::Capture => Job::Perform(Step::Capture),
+            Self::Hold => Job::Perform(Step::Hold),
         }
     }
 
     pub(super) const fn down(self) -> Job {
         match self {
             Self::Workers => Job::Retire,
-            Self::Listeners | Self::Slots | Self::Routes | Self::Lookup | Self::Capture => {
-                Job::Undo(self.step())
-            }
+            Self::Listeners
+            | Self::Slots
+            | Self::Routes
+            | Self::Lookup
+            | Self::Capture
+            | Self::Hold => Job::Undo(self.step()),
         }
     }
 
@@ -71,6 +83,7 @@ impl Rung {
             Self::Routes => Step::Routes,
             Self::Lookup => Step::Lookup,
             Self::Capture => Step::Capture,
+            Self::Hold => Step::Hold,
         }
     }
 
@@ -81,6 +94,7 @@ impl Rung {
             Step::Routes => Self::Routes,
             Step::Lookup => Self::Lookup,
             Step::Capture => Self::Capture,
+            Step::Hold => Self::Hold,
         }
     }
 }
@@ -115,6 +129,11 @@ impl Ladder {
         self.done.len() == Rung::ALL.len()
     }
 
+    /// Whether all is done that the pod's connections need while the agent is there.
+    pub(super) fn is_served(&self) -> bool {
+        Rung::ALL.iter().all(|rung| *rung == Rung::Hold || self.done.contains(rung))
+    }
+
     /// Whether there is nothing to undo, close or forget.
     pub(super) const fn is_clear(&self) -> bool {
         self.opened.is_none() && self.relics.is_none()
@@ -142,6 +161,8 @@ impl Ladder {
 
     pub(super) fn handle_start(&mut self, job: &Job) {
         match job {
+            // It stands and goes with the look-up program.
+            Job::Perform(Step::Hold) => {}
             Job::Perform(step) => {
                 self.standing.insert(Rung::of(*step));
                 self.exposed |= matches!(step, Step::Lookup | Step::Capture);
@@ -152,6 +173,9 @@ impl Ladder {
             }
             Job::Undo(step) => {
                 self.done.remove(&Rung::of(*step));
+                if *step == Step::Lookup {
+                    self.done.remove(&Rung::Hold);
+                }
             }
             Job::Retire => {
                 self.done.remove(&Rung::Workers);
@@ -172,7 +196,7 @@ impl Ladder {
             }
             Job::Perform(step) => {
                 self.done.insert(Rung::of(*step));
-                self.served |= self.is_complete();
+                self.served |= self.is_served();
             }
             Job::Serve => {
                 self.done.insert(Rung::Workers);

@@ -4,6 +4,7 @@
 //! A pod climbs a ladder: its namespace is opened, its listeners are made and given to the workers,
 //! and what leads connections to them follows, the capture last. It comes down the same way. What
 //! stands is never assumed: a step that failed half-way is undone like one that was done.
+//! [`Step::Hold`] alone comes after the capture, because the pod need not wait for it.
 //!
 //! # Withdrawing without touching open connections
 //!
@@ -42,7 +43,7 @@ pub use select::{NotEnrolled, select};
 pub use walk::walk;
 
 /// One step of a pod's enrolment. They are done in this order and undone in the reverse one, so
-/// that a pod's connections are captured only when everything behind them stands.
+/// that a pod's connections are captured only when everything that carries them stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
     /// The agent's listening sockets in the pod's network namespace.
@@ -60,6 +61,11 @@ pub enum Step {
     /// The pod's place in the map that the connect programs read: from here on connections of the
     /// pod come to the agent.
     Capture,
+    /// The program that lets connections wait while the agent is away. It takes the kernel two grace
+    /// periods and leads nothing anywhere, so the pod may start before. Without it a connection is
+    /// refused while the agent is away, never let out. So a failure undoes nothing, and is tried
+    /// again; what stands of it goes with [`Step::Lookup`], whose refusals it holds back.
+    Hold,
 }
 
 /// A pod that belongs to the mesh, as discovery describes it.
@@ -154,12 +160,13 @@ pub enum PodState {
     AwaitingCertificate,
     /// This step is being done.
     Enrolling(Step),
-    /// Captured and served.
+    /// Captured and served, and held while no agent is there.
     Enrolled,
     /// This step is being undone, or waits for open connections to end before it is.
     Withdrawing(Step),
     /// This step failed, or undoing it did. It will be tried again; what was done until then is
-    /// undone, except in a pod that an earlier agent captured: that one stays captured.
+    /// undone, except in a pod that an earlier agent captured, and after [`Step::Hold`]: that pod
+    /// stays captured.
     Failed {
         /// The step, or `None` if the namespace could not be opened.
         step: Option<Step>,
@@ -170,8 +177,8 @@ pub enum PodState {
 
 impl Step {
     /// All steps, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Listeners, Self::Slots, Self::Routes, Self::Lookup, Self::Capture];
+    pub const ALL: [Self; 6] =
+        [Self::Listeners, Self::Slots, Self::Routes, Self::Lookup, Self::Capture, Self::Hold];
 
     /// The spelling used by metrics, log lines and the command line.
     #[must_use]
@@ -182,6 +189,7 @@ impl Step {
             Self::Routes => "routes",
             Self::Lookup => "lookup",
             Self::Capture => "capture",
+            Self::Hold => "hold",
         }
     }
 }

@@ -200,7 +200,9 @@ impl Pod {
             Err(error) => {
                 self.ladder.handle_failure(job);
                 let step = matches!(job, Job::Perform(_) | Job::Serve);
-                let hold = !step || self.ladder.is_sealed();
+                // The pod may have started by then.
+                let held = *job == Job::Perform(Step::Hold);
+                let hold = !step || held || self.ladder.is_sealed();
                 self.setbacks.record(job, error, hold, now);
             }
         }
@@ -275,7 +277,11 @@ impl Pod {
     /// lead connections to listeners that are about to end.
     fn aim_at_the_end(&self) -> Aim {
         let wanted = matches!(self.want, Want::Wanted(_));
-        let stays = self.ladder.is_captured_before() || (wanted && self.ladder.is_complete());
+        let served = wanted && self.ladder.is_served();
+        if served && !self.ladder.is_complete() && self.setbacks.pending().is_none() {
+            return Aim::Up;
+        }
+        let stays = self.ladder.is_captured_before() || served;
         if stays || self.ladder.opened().is_none() {
             return Aim::Rest;
         }
@@ -316,7 +322,8 @@ impl Pod {
             | Rung::Slots
             | Rung::Routes
             | Rung::Lookup
-            | Rung::Capture => Gate::Open,
+            | Rung::Capture
+            | Rung::Hold => Gate::Open,
         };
         match gate {
             Gate::Open => {

@@ -7,7 +7,8 @@ use super::bench::Bench;
 use super::walk::{identity, target, uid, walk};
 use super::{Input, NotEnrolled, PodState, Step};
 
-const UP: [&str; 6] = ["do listeners", "serve", "do slots", "do routes", "do lookup", "do capture"];
+const UP: [&str; 7] =
+    ["do listeners", "serve", "do slots", "do routes", "do lookup", "do capture", "do hold"];
 
 #[test]
 fn a_pod_is_enrolled_step_by_step_once_its_certificate_is_there() {
@@ -78,7 +79,7 @@ fn a_pod_wanted_again_while_flows_end_is_captured_again_without_reopening() {
     bench.pass();
     bench.run();
     assert_eq!(bench.send(wanted("p")), ["do lookup"]);
-    assert_eq!(bench.run(), ["do capture"]);
+    assert_eq!(bench.run(), ["do capture", "do hold"]);
     assert_eq!(bench.state("p"), Some(&PodState::Enrolled));
     assert!(bench.idle().is_empty(), "the answer comes too late to matter");
 }
@@ -173,6 +174,51 @@ fn a_failed_step_is_undone_with_all_before_it_and_named_and_tried_again() {
         assert_eq!(bench.run(), UP);
         assert_eq!(bench.state("p"), Some(&PodState::Enrolled));
     }
+}
+
+/// It may have started: the CNI plugin was told that it is captured.
+#[test]
+fn a_captured_pod_that_cannot_be_held_stays_captured_and_is_tried_again() {
+    let mut bench = captured();
+    assert_eq!(bench.state("p"), Some(&PodState::Enrolling(Step::Hold)));
+    let failed = PodState::Failed { step: Some(Step::Hold), error: String::from("busy") };
+    for _ in 0..3 {
+        assert!(bench.fail("busy").is_empty());
+        assert_eq!(bench.state("p"), Some(&failed));
+        assert_eq!(bench.pass(), ["do hold"]);
+    }
+    assert!(bench.succeed().is_empty());
+    assert_eq!(bench.state("p"), Some(&PodState::Enrolled));
+
+    let mut bench = captured();
+    bench.fail("busy");
+    let mut all = bench.send(Input::Gone(uid("p")));
+    all.extend(bench.run());
+    assert_eq!(all[..DOWN_AT_ONCE.len()], DOWN_AT_ONCE);
+}
+
+#[test]
+fn at_the_end_a_captured_pod_that_is_not_held_yet_is_held_and_stays() {
+    let mut bench = captured();
+    assert!(bench.send(Input::Shutdown).is_empty());
+    assert!(!bench.enrolment.is_settled());
+    assert!(bench.succeed().is_empty());
+    assert!(bench.enrolment.is_settled());
+
+    let mut bench = captured();
+    bench.fail("busy");
+    assert!(bench.send(Input::Shutdown).is_empty());
+    assert!(bench.enrolment.is_settled(), "it does not wait for a retry");
+
+    let mut bench = Bench::new();
+    bench.send(wanted("p"));
+    bench.send(certificate());
+    for _ in 0..6 {
+        bench.succeed();
+    }
+    assert!(bench.send(Input::Shutdown).is_empty());
+    assert_eq!(bench.run(), ["do hold"], "the capture was under way");
+    assert!(bench.enrolment.is_settled());
 }
 
 #[test]
@@ -303,7 +349,7 @@ fn an_adopted_pod_is_taken_up_from_the_first_step() {
 
 #[test]
 fn an_adopted_pod_stays_captured_whatever_fails() {
-    for job in 0..7 {
+    for job in 0..8 {
         let mut bench = adopted();
         bench.send(wanted("p"));
         bench.send(certificate());
@@ -442,6 +488,17 @@ fn certificate() -> Input {
 }
 
 /// The pod `p` is enrolled.
+/// Its last step is being done.
+fn captured() -> Bench {
+    let mut bench = Bench::new();
+    bench.send(wanted("p"));
+    bench.send(certificate());
+    for _ in UP {
+        bench.succeed();
+    }
+    bench
+}
+
 fn enrolled() -> Bench {
     let mut bench = Bench::new();
     bench.send(wanted("p"));

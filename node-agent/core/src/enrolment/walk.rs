@@ -302,7 +302,9 @@ impl Model {
                 let below = Step::ALL.into_iter().filter(|below| below < step);
                 assert!(below.into_iter().all(|below| self.sure.contains(&below)));
                 assert!(self.serving || *step == Step::Listeners, "{step:?}");
-                self.standing.insert(*step);
+                if *step != Step::Hold {
+                    self.standing.insert(*step);
+                }
                 self.flows |= *step >= Step::Lookup;
             }
             Job::Serve => {
@@ -320,10 +322,14 @@ impl Model {
             Job::Undo(step) => {
                 assert_eq!(self.standing.last(), Some(step));
                 let changed = self.may_hurry() || !matches!(self.want, Some(Want::Wanted(_)));
-                assert!(!self.sealed || changed, "a failure undid {step:?}");
+                let started = self.sure.contains(&Step::Capture);
+                assert!(!(self.sealed || started) || changed, "a failure undid {step:?}");
                 let quiet = *step != Step::Routes || !self.flows || self.may_hurry();
                 assert!(quiet, "open flows lost their way");
                 self.sure.remove(step);
+                if *step == Step::Lookup {
+                    self.sure.remove(&Step::Hold);
+                }
             }
             Job::Forget => {
                 assert!(self.opened.is_none());
@@ -341,6 +347,7 @@ impl Model {
                     self.inherited = true;
                     self.standing = BTreeSet::from(Step::ALL);
                     self.standing.remove(&Step::Listeners);
+                    self.standing.remove(&Step::Hold);
                 }
             }
             Job::Perform(step) => {

@@ -47,6 +47,7 @@ impl FakePod {
         if before {
             state.standing.extend(Step::ALL);
             state.standing.remove(&Step::Listeners);
+            state.standing.remove(&Step::Hold);
         }
         Self {
             target: target.clone(),
@@ -134,7 +135,7 @@ impl FakePod {
                     self.network.look_up(*address, Arc::downgrade(self));
                 }
             }
-            Step::Listeners | Step::Routes | Step::Capture => {}
+            Step::Listeners | Step::Routes | Step::Capture | Step::Hold => {}
         }
         Ok(())
     }
@@ -149,11 +150,12 @@ impl FakePod {
             }
             Step::Slots => state.slots.clear(),
             Step::Lookup => {
+                state.standing.remove(&Step::Hold);
                 for address in &self.target.addresses {
                     self.network.look_up_no_more(*address);
                 }
             }
-            Step::Routes | Step::Capture => {}
+            Step::Routes | Step::Capture | Step::Hold => {}
         }
     }
 }
