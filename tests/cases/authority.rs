@@ -1,7 +1,7 @@
 //! A CA that fails in one way after the other while there is traffic: what is valid stays in use,
 //! each failure is told as what it is, and it is over when the CA is well again.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn a_ca_that_does_not_know_the_nodes_token_is_told_as_that() {
 }
 
 fn drain(stream: &mut TcpStream) {
-    while stream.read(&mut [0; 512]).is_ok_and(|read| read > 0) {}
+    while client::read(stream, &mut [0; 512]).is_ok_and(|read| read > 0) {}
 }
 
 /// Certificates live for seconds, so that each failure meets every kind of them: valid, in need of

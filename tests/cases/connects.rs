@@ -148,7 +148,7 @@ fn a_port_where_nothing_listens_ends_the_connection_and_the_flow_says_why() {
     let heard = client.run(|| {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.read(&mut [0; 1])
+        client::read(&mut stream, &mut [0; 1])
     });
 
     let error = heard.unwrap().unwrap_err();

@@ -165,7 +165,7 @@ fn a_peer_that_vanishes_without_a_word_is_noticed_by_ping() {
 
     server.unplug().unwrap();
 
-    let heard = stream.read(&mut [0; 1]);
+    let heard = client::read(&mut stream, &mut [0; 1]);
     assert!(heard.is_err(), "{heard:?}");
     let flow = scene.outbound(&client, &server, 8080);
     assert_eq!(flow.end.as_deref(), Some("tunnel_lost"));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use adit_e2e::client;
 use adit_e2e::wait::wait_until;
 
 use crate::support::Scene;
@@ -28,7 +29,7 @@ fn a_hundred_thousand_short_connections_from_one_client_to_one_pod_all_succeed()
         if stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {
             // An `s` asks the server to finish first, a `c` leaves that to the client.
             if byte == *b"c" {
-                let _end = stream.read(&mut byte);
+                let _end = client::read(&mut stream, &mut byte);
             }
         }
     };
@@ -75,7 +76,7 @@ fn one_connection(to: SocketAddr, server_first: bool) -> io::Result<()> {
     if !server_first {
         stream.shutdown(Shutdown::Write)?;
     }
-    match stream.read(&mut byte)? {
+    match client::read(&mut stream, &mut byte)? {
         0 => Ok(()),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }

@@ -33,16 +33,24 @@ pub fn echo(to: SocketAddr, payload: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// What a connection's reader hears next: how many bytes (none: the end), or the kind of its error. A
-/// read that was only interrupted (by SIGCONT or a thaw, signal(7)) is begun anew.
+/// What a connection's reader hears next: how many bytes (none: the end), or the kind of its error.
 ///
 /// # Errors
 /// The error's kind.
 pub fn heard(stream: &mut TcpStream) -> Result<usize, io::ErrorKind> {
+    read(stream, &mut [0; 1]).map_err(|error| error.kind())
+}
+
+/// Reads once; a read that was only interrupted is begun anew. The kernel interrupts one that has a
+/// time-out also without a signal's handler, after SIGCONT or a thaw (signal(7)).
+///
+/// # Errors
+/// The socket's.
+pub fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        match stream.read(&mut [0; 1]) {
+        match stream.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            heard => return heard.map_err(|error| error.kind()),
+            heard => return heard,
         }
     }
 }
@@ -114,7 +122,7 @@ pub fn receive_pattern(stream: &mut TcpStream, seed: u64, chunks: usize) -> Resu
         sum.update(&buffer);
         ensure!(buffer == expected, "chunk {chunk} of {chunks} differs");
     }
-    let more = stream.read(&mut buffer).context("cannot see the end")?;
+    let more = read(stream, &mut buffer).context("cannot see the end")?;
     ensure!(more == 0, "{more} bytes more than were sent");
     Ok(sum.finish())
 }

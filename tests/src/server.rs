@@ -1,7 +1,7 @@
 //! Servers inside pods, on threads, with the behaviours that the tests need.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
+use crate::client;
 use crate::netns::Netns;
 
 /// How often an idle server looks whether it is to stop, in milliseconds.
@@ -157,7 +158,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Sends back what comes until the client finishes, then finishes too.
 pub fn echo(mut stream: TcpStream) {
     let mut buffer = vec![0_u8; 64 * 1024];
-    while let Ok(read) = stream.read(&mut buffer) {
+    while let Ok(read) = client::read(&mut stream, &mut buffer) {
         let chunk = buffer.get(..read).unwrap_or_default();
         if chunk.is_empty() || stream.write_all(chunk).is_err() {
             break;
@@ -178,7 +179,7 @@ pub fn http(mut stream: TcpStream) {
     let mut request = Vec::new();
     let mut buffer = [0_u8; 4096];
     while !request.windows(4).any(|four| four == b"\r\n\r\n") {
-        match stream.read(&mut buffer) {
+        match client::read(&mut stream, &mut buffer) {
             Ok(read) if read > 0 => {
                 request.extend_from_slice(buffer.get(..read).unwrap_or_default())
             }

@@ -163,7 +163,7 @@ impl Open {
     /// It is reset without a word from this side. How long after `since`.
     #[track_caller]
     fn reset_after(mut self, since: Instant) -> Duration {
-        let read = self.0.read(&mut [0]);
+        let read = client::read(&mut self.0, &mut [0]);
         let took = since.elapsed();
         let error = read.expect_err("a reset, not the end of the stream");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "after {took:?}");
