@@ -487,8 +487,7 @@ fn certificate() -> Input {
     Input::CertificateReady(identity("cart"))
 }
 
-/// The pod `p` is enrolled.
-/// Its last step is being done.
+/// The last step of the pod `p` is being done.
 fn captured() -> Bench {
     let mut bench = Bench::new();
     bench.send(wanted("p"));
@@ -499,6 +498,7 @@ fn captured() -> Bench {
     bench
 }
 
+/// The pod `p` is enrolled.
 fn enrolled() -> Bench {
     let mut bench = Bench::new();
     bench.send(wanted("p"));
