@@ -57,7 +57,10 @@ impl Gate {
                 return Answer::NotReady;
             }
             let namespace = self.worlds.load().namespace(&request.namespace).map(|ns| ns.mode);
-            let admission = admit(pod.as_ref().map(|pod| &pod.state), namespace);
+            let admission = match &pod {
+                Some(pod) if is_elsewhere(pod, request) => Admission::Wait,
+                _ => admit(pod.as_ref().map(|pod| &pod.state), namespace),
+            };
             let until = match admission {
                 Admission::Pass => return Answer::Pass,
                 Admission::Enrolled => return Answer::Enrolled,
@@ -109,6 +112,13 @@ impl Gate {
     }
 }
 
+/// Whether the pod is enrolled in another sandbox than the one that is being made: the one before it. A
+/// pod that runs already may have been found under another path.
+fn is_elsewhere(pod: &PodStatus, request: &Request) -> bool {
+    let is_made = request.wait_ms > 0;
+    is_made && pod.state == PodState::Enrolled && pod.netns.as_deref() != Some(&*request.netns)
+}
+
 /// The UID by which enrolment would ask for the pod's place: none for a mirror, which has none.
 fn local_uid(request: &Request, pod: Option<&PodStatus>) -> Option<PodUid> {
     match (PodUid::parse(&request.uid), pod) {
@@ -122,6 +132,7 @@ fn local_uid(request: &Request, pod: Option<&PodStatus>) -> Option<PodUid> {
 fn in_the_way(uid: Option<&PodUid>, pod: Option<&PodStatus>) -> String {
     match (uid, pod.map(|pod| &pod.state)) {
         (_, Some(PodState::Failed { error, .. })) => format!("its enrolment failed: {error}"),
+        (_, Some(PodState::Enrolled)) => "it is enrolled in its sandbox before this one".to_owned(),
         (_, Some(state)) => format!("its enrolment is at: {}", state.as_label()),
         (Some(uid), None) => format!(
             "discovery has told of no pod with the UID {uid} yet, nor of the mirror of a static pod that has it"
@@ -174,6 +185,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_new_sandbox_of_a_pod_waits_until_the_pod_is_enrolled_in_it() {
+        let node = Node::new();
+        let cart = workload("shop", "cart");
+        node.has_in("/run/netns/before", &cart, PodState::Enrolled);
+        let asked = request("shop", "cart", cart.uid.as_str());
+        let answer = node.gate.ask(&asked).await;
+        let Answer::NotEnrolled { why } = answer else { panic!("{answer:?}") };
+        assert_eq!(why, "it is enrolled in its sandbox before this one");
+        let gate = node.gate.clone();
+        let request = asked.clone();
+        let asking = tokio::spawn(async move { gate.ask(&request).await });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!asking.is_finished());
+        node.has(&cart, PodState::Enrolled);
+        assert_eq!(asking.await.unwrap(), Answer::Enrolled);
+        // One that runs is asked about by whatever path the runtime has for it.
+        let check = Request { wait_ms: 0, netns: "/proc/7/ns/net".to_owned(), ..asked };
+        assert_eq!(node.gate.ask(&check).await, Answer::Enrolled);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_static_pod_is_known_by_its_mirror_and_refused_at_once() {
         let node = Node::new();
         let began = Instant::now();
@@ -218,12 +250,17 @@ mod tests {
         }
 
         fn has(&self, pod: &Workload, state: PodState) {
+            self.has_in("/run/netns/a", pod, state);
+        }
+
+        fn has_in(&self, netns: &str, pod: &Workload, state: PodState) {
             self.worlds.publish([Delta::Workload(pod.clone())]);
             self.pods.send_replace(Arc::from([PodStatus {
                 uid: pod.uid.clone(),
                 name: pod.name.clone(),
                 identity: pod.identity.clone(),
                 addresses: Vec::new(),
+                netns: Some(Arc::from(netns)),
                 state,
                 since: std::time::SystemTime::UNIX_EPOCH,
             }]));

@@ -59,6 +59,8 @@ struct Shown {
     /// The pods of this node, as discovery described them last.
     pods: BTreeMap<PodUid, Arc<Workload>>,
     states: BTreeMap<PodUid, (PodState, SystemTime)>,
+    /// The network namespaces that are open.
+    netns: BTreeMap<PodUid, Arc<str>>,
     changed: bool,
     published: watch::Sender<Arc<[PodStatus]>>,
 }
@@ -96,6 +98,7 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
             shown: Shown {
                 pods: BTreeMap::new(),
                 states: BTreeMap::new(),
+                netns: BTreeMap::new(),
                 changed: false,
                 published,
             },
@@ -222,6 +225,7 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
             Report::Finished(uid, job, outcome) => {
                 let result = outcome.map(|opened| {
                     if let Some(opened) = opened {
+                        self.shown.open(&uid, opened.target.netns.clone());
                         self.opened.insert(uid.clone(), opened);
                     }
                 });
@@ -250,6 +254,7 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
                 Command::AwaitIdle(uid, number) => self.await_idle(uid, number),
                 Command::Close(uid) => {
                     self.opened.remove(&uid);
+                    self.shown.open(&uid, None);
                     self.stop_waiting(&uid);
                 }
                 Command::Show(uid, state) => {
@@ -316,6 +321,14 @@ impl Shown {
         self.changed = true;
     }
 
+    fn open(&mut self, uid: &PodUid, netns: Option<Arc<str>>) {
+        self.changed = true;
+        match netns {
+            Some(netns) => drop(self.netns.insert(uid.clone(), netns)),
+            None => drop(self.netns.remove(uid)),
+        }
+    }
+
     fn set(&mut self, uid: &PodUid, state: Option<PodState>) {
         self.changed = true;
         let name = self.pods.get(uid).map(|pod| pod.name.to_string());
@@ -362,6 +375,7 @@ impl Shown {
                     name: pod.name.clone(),
                     identity: pod.identity.clone(),
                     addresses: pod.addresses.clone(),
+                    netns: self.netns.get(uid).cloned(),
                     state: state.clone(),
                     since: *since,
                 })

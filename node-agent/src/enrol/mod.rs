@@ -37,6 +37,8 @@ pub struct PodStatus {
     pub identity: SpiffeId,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The path of the network namespace that its enrolment has opened.
+    pub netns: Option<Arc<str>>,
     /// How far it is.
     pub state: PodState,
     /// Since when.

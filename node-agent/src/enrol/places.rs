@@ -46,9 +46,18 @@ struct Shared {
     missed: Notify,
 }
 
+/// What is known of a pod's place.
+#[derive(Debug)]
+struct Known {
+    place: Place,
+    /// Whether the pod was described with an address of this place: one with another address has left
+    /// it. Before, it is the description that is not there yet.
+    described: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    known: BTreeMap<PodUid, Place>,
+    known: BTreeMap<PodUid, Known>,
     /// Pods whose place has changed since somebody looked.
     fresh: BTreeSet<PodUid>,
     /// Pods that are looked for, with the addresses they have.
@@ -58,10 +67,14 @@ struct State {
 impl Places {
     /// Enters a place, such as the CNI plugin knows before anybody else.
     pub fn tell(&self, uid: PodUid, place: Place) {
+        self.put(uid, Known { place, described: false });
+    }
+
+    fn put(&self, uid: PodUid, known: Known) {
         let mut state = self.state();
         state.missing.remove(&uid);
-        if state.known.get(&uid) != Some(&place) {
-            state.known.insert(uid.clone(), place);
+        if state.known.get(&uid).is_none_or(|before| before.place != known.place) {
+            state.known.insert(uid.clone(), known);
             state.fresh.insert(uid);
             self.0.found.notify_one();
         }
@@ -81,12 +94,19 @@ impl Places {
             return target;
         }
         let mut state = self.state();
-        match state.known.get(&pod.uid) {
-            Some(place) if place.fits(&pod.addresses) => {
+        match state.known.get_mut(&pod.uid) {
+            Some(Known { place, described }) if place.fits(&pod.addresses) => {
                 target.netns = Some(Arc::clone(&place.netns));
                 if target.addresses.is_empty() {
                     target.addresses.clone_from(&place.addresses);
+                } else {
+                    *described = true;
                 }
+            }
+            // A new sandbox, and the address of the one before it.
+            Some(Known { place, described: false }) if !place.addresses.is_empty() => {
+                target.netns = Some(Arc::clone(&place.netns));
+                target.addresses.clone_from(&place.addresses);
             }
             // Another sandbox, unless there is none yet.
             _ if !pod.addresses.is_empty() => {
@@ -102,7 +122,7 @@ impl Places {
     /// The pod could not be opened where it was said to be: it is looked for again.
     pub(super) fn doubt(&self, uid: &PodUid) {
         let mut state = self.state();
-        if let Some(place) = state.known.remove(uid) {
+        if let Some(Known { place, .. }) = state.known.remove(uid) {
             state.missing.insert(uid.clone(), place.addresses);
             self.0.missed.notify_one();
         }
@@ -169,7 +189,8 @@ impl Places {
             let Some(addresses) = self.state().missing.remove(&uid) else { continue };
             let Some(path) = path.to_str() else { continue };
             tracing::debug!(%uid, netns = path, "pod found");
-            self.tell(uid, Place { netns: Arc::from(path), addresses });
+            let place = Place { netns: Arc::from(path), addresses };
+            self.put(uid, Known { place, described: true });
         }
     }
 
@@ -223,6 +244,21 @@ mod tests {
         assert!(places.target(&before).netns.is_some());
         assert_eq!(places.target(&cart(&["10.1.0.2"])).netns, None);
         assert!(places.state().missing.contains_key(&before.uid));
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_that_is_made_anew_counts_before_its_address_is_in_the_description() {
+        let places = Places::default();
+        let before = cart(&["10.1.0.1"]);
+        places.tell(before.uid.clone(), place("/run/netns/a", "10.1.0.1"));
+        assert_eq!(places.target(&before).netns.as_deref(), Some("/run/netns/a"));
+        places.tell(before.uid, place("/run/netns/b", "10.1.0.2"));
+        for described in [&["10.1.0.1"][..], &[], &["10.1.0.2"]] {
+            let target = places.target(&cart(described));
+            assert_eq!(target.netns.as_deref(), Some("/run/netns/b"), "{described:?}");
+            assert_eq!(target.addresses, ["10.1.0.2".parse::<IpAddr>().unwrap()]);
+        }
+        assert_eq!(places.target(&cart(&["10.1.0.3"])).netns, None, "it has left that one too");
     }
 
     #[tokio::test]

@@ -33,6 +33,7 @@ async fn a_labelled_pod_is_enrolled_and_its_connections_come_to_the_workers() {
     let status = &agent.enrolments.list()[0];
     assert_eq!(status.name.to_string(), "shop/cart");
     assert_eq!(status.identity.service_account(), "cart");
+    assert!(status.netns.is_some() && status.netns == cart().netns, "{status:?}");
 
     let fake = agent.datapath.pod(&uid("cart")).unwrap();
     let destination: SocketAddr = "10.9.0.1:80".parse().unwrap();

@@ -77,6 +77,7 @@ fn status(pod: &adit_core::workload::Workload, state: PodState) -> PodStatus {
         name: pod.name.clone(),
         identity: pod.identity.clone(),
         addresses: pod.addresses.clone(),
+        netns: pod.netns.clone(),
         state,
         since: samples::noon(),
     }
