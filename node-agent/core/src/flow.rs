@@ -133,6 +133,9 @@ pub enum CloseReason {
     NoCertificate(NoCertificate),
     /// The pod was deleted or withdrawn from the mesh before the flow could be decided.
     PodGone,
+    /// The flow went in plaintext to an address that an enrolled pod was not known to have: it would
+    /// go through a tunnel now.
+    Strayed,
     /// The agent ended the flow when its drain deadline passed.
     Drained,
     /// A socket operation of the agent failed, or the flow's task panicked.
@@ -335,6 +338,7 @@ impl CloseReason {
                 NoCertificate::Local => "no_certificate_local",
             },
             Self::PodGone => "pod_gone",
+            Self::Strayed => "destination_is_enrolled",
             Self::Drained => "drained",
             Self::Local => "local_error",
         }

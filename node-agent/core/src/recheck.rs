@@ -2,6 +2,8 @@
 
 use crate::flow::{CloseReason, FlowContext};
 use crate::policy::{self, Decision, Denied, Grounds};
+use crate::route::{self, Plan, Query};
+use crate::workload::PodUid;
 use crate::world::{Changes, World};
 
 /// What a change means for a flow that was permitted.
@@ -27,5 +29,25 @@ pub fn recheck(world: &World, changes: Option<&Changes>, flow: &FlowContext) -> 
         Ok(_permit) => Recheck::Permitted(grounds),
         Err(Denied::UnknownPod) => Recheck::Ended(CloseReason::PodGone, grounds),
         Err(denied) => Recheck::Ended(CloseReason::Denied(denied), grounds),
+    }
+}
+
+/// Whether a flow that a pod has opened in plaintext has to end, since it would go through a tunnel by
+/// what is known after a change: to another pod than `destination`, the one that was known to have the
+/// address when the flow began, if any was. The flow to a pod that has only been enrolled since lives on.
+#[must_use]
+pub fn has_strayed(
+    world: &World,
+    changes: Option<&Changes>,
+    query: &Query<'_>,
+    destination: Option<&PodUid>,
+) -> bool {
+    let moved = |changes: &Changes| !changes.workloads.is_empty() || !changes.services.is_empty();
+    if !changes.is_none_or(moved) {
+        return false;
+    }
+    match route::plan(world, query) {
+        Plan::Tunnel(hop) => Some(&hop.workload.uid) != destination,
+        Plan::Plaintext(_) | Plan::Refuse(_) => false,
     }
 }

@@ -15,7 +15,7 @@ use adit_core::flow::{
 };
 use adit_core::policy::Grounds;
 use adit_core::recheck::{self, Recheck};
-use adit_core::route::{self, Plan};
+use adit_core::route::{self, Plan, Query};
 use adit_core::workload::PodUid;
 use adit_core::world::{Changes, World};
 use tokio::sync::{Notify, oneshot};
@@ -192,11 +192,14 @@ impl Flows {
     }
 
     /// Decides the flows again that `changes` touch (all of them if `None`), and ends those that are
-    /// no longer permitted.
+    /// no longer permitted, and those in plaintext that have to be in a tunnel.
     pub(crate) fn recheck(&self, world: &World, changes: Option<&Changes>) {
         for live in self.live.borrow().values() {
             let context = live.context.borrow();
             let Some(context) = context.as_deref() else {
+                if live.has_strayed(world, changes) {
+                    live.end(CloseReason::Strayed);
+                }
                 continue;
             };
             match recheck::recheck(world, changes, context) {
@@ -351,6 +354,18 @@ impl Live {
         record.duration = self.started.elapsed();
         record.end = end;
         record
+    }
+
+    fn has_strayed(&self, world: &World, changes: Option<&Changes>) -> bool {
+        let record = self.record.borrow();
+        let (Direction::Outbound, Protocol::Plaintext(_)) = (record.direction, record.protocol)
+        else {
+            return false;
+        };
+        let (source, dialled) = (record.source.address.ip(), record.destination.address);
+        let query = Query { caller: Some(&self.pod), dialled, source, random: 0 };
+        let destination = record.destination.workload.as_ref().map(|pod| &pod.uid);
+        recheck::has_strayed(world, changes, &query, destination)
     }
 
     /// The last grounds count, unless they came after the end.

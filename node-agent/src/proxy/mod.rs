@@ -224,6 +224,7 @@ const fn status(reason: CloseReason) -> StatusCode {
         | CloseReason::TunnelOutlived(_)
         | CloseReason::NoCertificate(_)
         | CloseReason::PodGone
+        | CloseReason::Strayed
         | CloseReason::Drained
         | CloseReason::Local => StatusCode::SERVICE_UNAVAILABLE,
     }

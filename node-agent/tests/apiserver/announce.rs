@@ -314,7 +314,7 @@ impl Announcing {
             name: pod.name.clone(),
             identity: pod.identity.clone(),
             addresses: pod.addresses.clone(),
-        netns: pod.netns.clone(),
+            netns: pod.netns.clone(),
             state,
             since: SystemTime::now(),
         };

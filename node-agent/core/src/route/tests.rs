@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::identity::TrustDomain;
+use crate::recheck::has_strayed;
 use crate::workload::{
     Affinity, Endpoint, Hints, InternalTraffic, MeshMode, Namespace, NodeName, Owner, Phase,
     PodUid, Service, ServicePort,
 };
-use crate::world::Delta;
+use crate::world::{Changes, Delta};
 
 #[test]
 fn every_destination_has_one_plan() {
@@ -203,6 +204,43 @@ fn an_address_that_an_enrolled_pod_had_is_not_dialled_in_plaintext_until_it_is_s
     assert!(changes.lapsed);
     assert_eq!(to(&forgotten, "10.0.0.1"), unknown);
     assert!(!forgotten.apply([Delta::Lapse]).1.lapsed);
+}
+
+#[test]
+fn a_plaintext_flow_ends_when_its_address_turns_out_to_be_another_pods_that_is_enrolled() {
+    let late = || pod("shop", "late", &["10.0.0.42"], |_| ());
+    let unlabelled = || pod("bare", "late", &["10.0.0.42"], |_| ());
+    let to_late = endpoint("10.0.0.42", &[("http", 8080)], true);
+    let late_service = || {
+        let name = ObjectName::new("shop", "late");
+        let service = service("shop", "late", &["10.96.0.42"], &[("http", 80)], Affinity::None);
+        [service, Delta::Endpoints(name, vec![to_late.clone()])]
+    };
+    let opt_in = || namespace("bare", MeshMode::Ambient);
+    let gone = || Delta::WorkloadGone(PodUid::parse("db-1").unwrap());
+    let reused = || pod("shop", "new", &["10.0.9.1"], |_| ());
+    let (late_twice, [a, b]) = (late(), late_service());
+    for (dialled, opened_to, deltas, strayed) in [
+        ("10.0.0.42:80", None, vec![late()], true),
+        ("10.0.0.42:80", None, vec![unlabelled()], false),
+        ("10.0.0.43:80", None, vec![late()], false),
+        ("192.0.2.7:443", None, vec![late()], false),
+        ("10.96.0.42:80", None, vec![late_twice, a, b], true),
+        ("10.0.9.1:80", Some("db-1"), vec![opt_in()], false),
+        ("10.0.9.1:80", Some("db-1"), vec![gone()], false),
+        ("10.0.9.1:80", Some("db-1"), vec![gone(), reused()], true),
+        ("10.0.9.1:80", Some("db-1"), vec![reused()], true),
+    ] {
+        let (world, changes) = shop().apply(deltas.clone());
+        let opened_to = opened_to.and_then(PodUid::parse);
+        let query = query(dialled, "10.0.0.9", 0);
+        for changes in [Some(&changes), None] {
+            let found = has_strayed(&world, changes, &query, opened_to.as_ref());
+            assert_eq!(found, strayed, "{dialled} after {deltas:?}");
+        }
+        let of_time = Changes { lapsed: true, ..Changes::default() };
+        assert!(!has_strayed(&world, Some(&of_time), &query, opened_to.as_ref()));
+    }
 }
 
 #[test]

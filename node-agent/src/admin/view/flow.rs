@@ -175,6 +175,7 @@ impl Verdict {
             | CloseReason::MemoryLimit
             | CloseReason::TunnelLost
             | CloseReason::TunnelOutlived(_)
+            | CloseReason::Strayed
             | CloseReason::Drained => Self::Allowed,
             CloseReason::Denied(_) | CloseReason::Rejected(401) => Self::Denied,
             CloseReason::Refused(_) | CloseReason::Malformed(_) => Self::Refused,

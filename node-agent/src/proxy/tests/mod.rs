@@ -183,6 +183,39 @@ async fn a_destination_that_is_not_enrolled_is_reached_in_plaintext_and_says_why
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plaintext_flow_whose_destination_turns_out_to_be_enrolled_is_reset() {
+    let scene = Scene::new().await;
+    let (late, other) = (at("127.77.3.1", 80), at("127.77.3.2", 80));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for stranger in [late, other] {
+        scene.network.serve(stranger, listener.local_addr().unwrap());
+    }
+    let mut flows = Vec::new();
+    for stranger in [late, other] {
+        let mut client = scene.client.connect(stranger).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        client.write_all(b"!").await.unwrap();
+        server.read_exact(&mut [0]).await.unwrap();
+        flows.push((client, server));
+    }
+
+    let pod = |name, at: SocketAddr| cluster::pod("shop", name, "b", at.ip());
+    let opted_out = Workload { mode: MeshMode::None, ..pod("other", other) };
+    scene.a.worlds.publish([Delta::Workload(pod("late", late)), Delta::Workload(opted_out)]);
+
+    let (mut client, mut server) = flows.remove(0);
+    for end in [&mut client, &mut server] {
+        let seen = rest(end).await.unwrap_err();
+        assert_eq!(seen.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    let out = scene.a.ended(Direction::Outbound).await;
+    assert_eq!((out.end, out.destination.address), (Some(CloseReason::Strayed), late));
+    let (mut client, mut server) = flows.remove(0);
+    server.write_all(b"?").await.unwrap();
+    client.read_exact(&mut [0]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plaintext_from_outside_is_delivered_and_recorded_as_such() {
     let scene = Scene::new().await;
     let app = scene.application(80).await;

@@ -160,6 +160,7 @@ const fn response_flags(end: CloseReason) -> &'static str {
         | CloseReason::MemoryLimit
         | CloseReason::TunnelLost
         | CloseReason::TunnelOutlived(_)
+        | CloseReason::Strayed
         | CloseReason::Drained
         | CloseReason::Local => "-",
     }
