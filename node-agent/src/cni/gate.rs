@@ -57,10 +57,10 @@ impl Gate {
                 return Answer::NotReady;
             }
             let namespace = self.worlds.load().namespace(&request.namespace).map(|ns| ns.mode);
-            let admission = match &pod {
-                Some(pod) if is_elsewhere(pod, request) => Admission::Wait,
-                _ => admit(pod.as_ref().map(|pod| &pod.state), namespace),
-            };
+            let mut admission = admit(pod.as_ref().map(|pod| &pod.state), namespace);
+            if admission == Admission::Enrolled && is_elsewhere(pod.as_ref(), request) {
+                admission = Admission::Wait;
+            }
             let until = match admission {
                 Admission::Pass => return Answer::Pass,
                 Admission::Enrolled => return Answer::Enrolled,
@@ -114,9 +114,9 @@ impl Gate {
 
 /// Whether the pod is enrolled in another sandbox than the one that is being made: the one before it. A
 /// pod that runs already may have been found under another path.
-fn is_elsewhere(pod: &PodStatus, request: &Request) -> bool {
+fn is_elsewhere(pod: Option<&PodStatus>, request: &Request) -> bool {
     let is_made = request.wait_ms > 0;
-    is_made && pod.state == PodState::Enrolled && pod.netns.as_deref() != Some(&*request.netns)
+    is_made && pod.and_then(|pod| pod.netns.as_deref()) != Some(&*request.netns)
 }
 
 /// The UID by which enrolment would ask for the pod's place: none for a mirror, which has none.
@@ -145,7 +145,7 @@ fn in_the_way(uid: Option<&PodUid>, pod: Option<&PodStatus>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use adit_core::enrolment::NotEnrolled;
+    use adit_core::enrolment::{NotEnrolled, Step};
     use adit_core::workload::{MeshMode, Workload};
     use adit_core::world::Delta;
     use tokio::sync::watch;
@@ -188,8 +188,11 @@ mod tests {
     async fn a_new_sandbox_of_a_pod_waits_until_the_pod_is_enrolled_in_it() {
         let node = Node::new();
         let cart = workload("shop", "cart");
-        node.has_in("/run/netns/before", &cart, PodState::Enrolled);
+        let held = PodState::Enrolling(Step::Hold);
+        node.has_in("/run/netns/before", &cart, held.clone());
         let asked = request("shop", "cart", cart.uid.as_str());
+        assert!(matches!(node.gate.ask(&asked).await, Answer::NotEnrolled { .. }));
+        node.has_in("/run/netns/before", &cart, PodState::Enrolled);
         let answer = node.gate.ask(&asked).await;
         let Answer::NotEnrolled { why } = answer else { panic!("{answer:?}") };
         assert_eq!(why, "it is enrolled in its sandbox before this one");
@@ -198,7 +201,7 @@ mod tests {
         let asking = tokio::spawn(async move { gate.ask(&request).await });
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(!asking.is_finished());
-        node.has(&cart, PodState::Enrolled);
+        node.has(&cart, held);
         assert_eq!(asking.await.unwrap(), Answer::Enrolled);
         // One that runs is asked about by whatever path the runtime has for it.
         let check = Request { wait_ms: 0, netns: "/proc/7/ns/net".to_owned(), ..asked };
