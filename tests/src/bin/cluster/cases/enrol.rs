@@ -1,12 +1,12 @@
 //! Opting in and out.
 
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use adit_e2e::wait::wait_for;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::held::Held;
+use super::opening::Opening;
 use super::{PODS, SHOP, STREET};
 use crate::flows::{Done, is_from};
 use crate::lab::{Lab, NODES};
@@ -21,7 +21,7 @@ pub(crate) fn label(lab: &Lab) -> Result<String> {
     let held = held.lived()?;
     let mut seen = vec![format!("a connection that was open: {held}")];
     for (node, opened) in NODES.into_iter().zip(opened) {
-        seen.push(format!("{node}: {}", none_failed(opened?)?));
+        seen.push(format!("{node}: {}", opened?.none_failed()?));
         let (client, _) = lab.pod(SHOP, "client", node)?;
         let first = labelled
             .first(lab, node, |flow| is_from(flow, &client, 8080) && flow["protocol"] == "hbone")?;
@@ -30,18 +30,10 @@ pub(crate) fn label(lab: &Lab) -> Result<String> {
     Ok(seen.join("; "))
 }
 
-/// Connections of a node's client, one after the other, for eight seconds.
-fn opening(lab: &Lab, node: &str, server: &str) -> Result<Child> {
+/// Connections of a node's client.
+fn opening(lab: &Lab, node: &str, server: &str) -> Result<Opening> {
     let (client, _) = lab.pod(SHOP, "client", node)?;
-    let url = format!("http://{server}:8080/");
-    lab.start_kubectl(&["-n", SHOP, "exec", &client, "--", "/testapp", "every", "20ms", "8s", &url])
-}
-
-fn none_failed(opened: Child) -> Result<String> {
-    let opened = opened.wait_with_output().context("the new connections")?;
-    let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
-    ensure!(opened.contains("failed=0"), "connections opened meanwhile: {opened}");
-    Ok(opened)
+    Opening::begin(lab, (SHOP, &client), server, ("20ms", 8))
 }
 
 pub(crate) fn new_pod(lab: &Lab) -> Result<String> {
@@ -85,6 +77,6 @@ pub(crate) fn unlabel(lab: &Lab) -> Result<String> {
         Ok((lab.enrolled(SHOP)? == 0).then_some(()))
     })?;
     lab.get(SHOP, &client, &format!("http://{server}:8080/"))?;
-    let (held, opened) = (held.lived()?, none_failed(opened)?);
+    let (held, opened) = (held.lived()?, opened.none_failed()?);
     Ok(format!("a connection that was open: {held}; new ones: {opened}"))
 }

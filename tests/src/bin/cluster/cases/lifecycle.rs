@@ -3,18 +3,16 @@
 use std::time::Duration;
 
 use adit_e2e::wait::{wait_for, wait_until};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::opening::Opening;
 use super::{PODS, SHOP, STREET};
 use crate::lab::Lab;
 
 pub(crate) fn agent_deleted(lab: &Lab) -> Result<String> {
     let (client, _) = lab.pod(SHOP, "client", "n1")?;
     let (_, server) = lab.pod(SHOP, "web", "n2")?;
-    let url = format!("http://{server}:8080/");
-    let opened = lab.start_kubectl(&[
-        "-n", SHOP, "exec", &client, "--", "/testapp", "every", "50ms", "15s", &url,
-    ])?;
+    let opened = Opening::begin(lab, (SHOP, &client), &server, ("50ms", 15))?;
     wait_until("it to begin", Duration::from_secs(1), || false).unwrap_or(());
     let label = "app.kubernetes.io/component=agent";
     let selector = "spec.nodeName=n1";
@@ -29,9 +27,7 @@ pub(crate) fn agent_deleted(lab: &Lab) -> Result<String> {
         selector,
         "--grace-period=5",
     ])?;
-    let opened = opened.wait_with_output().context("the connections")?;
-    let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
-    ensure!(opened.contains("failed=0"), "{opened}");
+    let opened = opened.none_failed()?;
     lab.kubectl(&["-n", "adit-system", "rollout", "status", "daemonset/adit", "--timeout=60s"])?;
     lab.wait_enrolled(SHOP, PODS)?;
     Ok(opened)
@@ -41,10 +37,7 @@ pub(crate) fn agent_deleted(lab: &Lab) -> Result<String> {
 pub(crate) fn agent_killed(lab: &Lab) -> Result<String> {
     let (client, _) = lab.pod(SHOP, "client", "n1")?;
     let (_, server) = lab.pod(SHOP, "web", "n2")?;
-    let url = format!("http://{server}:8080/");
-    let opened = lab.start_kubectl(&[
-        "-n", SHOP, "exec", &client, "--", "/testapp", "every", "50ms", "40s", &url,
-    ])?;
+    let opened = Opening::begin(lab, (SHOP, &client), &server, ("50ms", 40))?;
     wait_until("it to begin", Duration::from_secs(1), || false).unwrap_or(());
     for _ in 0..2 {
         let killed = agent(lab, "n1")?;
@@ -54,8 +47,7 @@ pub(crate) fn agent_killed(lab: &Lab) -> Result<String> {
             Ok((other && lab.enrolled(SHOP)? == PODS).then_some(()))
         })?;
     }
-    let opened = opened.wait_with_output().context("the connections")?;
-    let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
+    let opened = opened.ended()?;
     // One that is open in that moment is reset with the agent.
     let cut = ["failed=0 ", "failed=1 ", "failed=2 "].iter().any(|cut| opened.contains(cut));
     ensure!(cut && opened.contains("unmade=0"), "{opened}");

@@ -8,6 +8,7 @@ pub(crate) mod install;
 pub(crate) mod lifecycle;
 pub(crate) mod marks;
 pub(crate) mod objects;
+mod opening;
 pub(crate) mod outside;
 pub(crate) mod plugin;
 pub(crate) mod policy;

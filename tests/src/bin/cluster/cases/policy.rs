@@ -1,12 +1,12 @@
 //! Who may talk to whom.
 
-use std::process::Child;
 use std::time::Duration;
 
 use adit_e2e::wait::wait_for;
 use anyhow::{Result, ensure};
 
 use super::held::Held;
+use super::opening::Opening;
 use super::{SHOP, STREET};
 use crate::flows::{Done, is_from};
 use crate::lab::Lab;
@@ -47,25 +47,17 @@ fn cuts_off(
     server: &str,
     policy: &str,
 ) -> Result<String> {
-    let opened = opening(lab, namespace, client, server)?;
+    let opened = Opening::begin(lab, (namespace, client), server, ("20ms", 8))?;
     let held = Held::open(lab, namespace, client, server)?;
     let applied = Done::by(lab, &["apply", "-f", &lab.file(policy)])?;
     held.broke()?;
     let closed = applied.first_end(lab, "n2", |flow| is_from(flow, client, 9000))?;
     let refused = applied
         .first(lab, "n2", |flow| is_from(flow, client, 8080) && flow["verdict"] == "denied")?;
-    opened.wait_with_output()?;
+    opened.ended()?;
     ensure!(lab.get(namespace, client, &url(server)).is_err(), "let in by {policy}");
     let (refused, closed) = (applied.until(refused), applied.until(closed));
     Ok(format!("a new connection refused {refused}, an open one closed {closed}"))
-}
-
-/// Connections of eight seconds, fifty in each.
-fn opening(lab: &Lab, namespace: &str, client: &str, server: &str) -> Result<Child> {
-    let url = url(server);
-    lab.start_kubectl(&[
-        "-n", namespace, "exec", client, "--", "/testapp", "every", "20ms", "8s", &url,
-    ])
 }
 
 fn let_in_again(

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use adit_e2e::wait::wait_for;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::opening::Opening;
 use super::{PODS, SHOP};
 use crate::flows::{Done, is_from};
 use crate::lab::{Lab, NODES};
@@ -14,16 +15,11 @@ use crate::lab::{Lab, NODES};
 fn under_traffic(lab: &Lab, seconds: u32, act: impl FnOnce() -> Result<()>) -> Result<String> {
     let (client, _) = lab.pod(SHOP, "client", "n1")?;
     let (_, server) = lab.pod(SHOP, "web", "n2")?;
-    let url = format!("http://{server}:8080/");
-    let period = format!("{seconds}s");
-    let every = ["-n", SHOP, "exec", &client, "--", "/testapp", "every", "50ms", &period, &url];
-    let opened = lab.start_kubectl(&every)?;
+    let opened = Opening::begin(lab, (SHOP, &client), &server, ("50ms", seconds))?;
     let acted = act();
-    let opened = opened.wait_with_output().context("the connections")?;
+    let seen = opened.none_failed();
     acted?;
-    let opened = String::from_utf8_lossy(&opened.stdout).trim().to_owned();
-    ensure!(opened.contains("failed=0"), "{opened}");
-    Ok(opened)
+    seen
 }
 
 pub(crate) fn rollout_restart(lab: &Lab) -> Result<String> {
