@@ -97,10 +97,11 @@ impl Places {
         match state.known.get_mut(&pod.uid) {
             Some(Known { place, described }) if place.fits(&pod.addresses) => {
                 target.netns = Some(Arc::clone(&place.netns));
-                if target.addresses.is_empty() {
+                *described |= !pod.addresses.is_empty();
+                // A kubelet describes a pod with one address of each family, in an order of its own. To
+                // the enrolment other addresses are another pod's, which it lets go of and takes up anew.
+                if pod.addresses.iter().all(|ip| place.addresses.contains(ip)) {
                     target.addresses.clone_from(&place.addresses);
-                } else {
-                    *described = true;
                 }
             }
             // A new sandbox, and the address of the one before it.
@@ -259,6 +260,19 @@ mod tests {
             assert_eq!(target.addresses, ["10.1.0.2".parse::<IpAddr>().unwrap()]);
         }
         assert_eq!(places.target(&cart(&["10.1.0.3"])).netns, None, "it has left that one too");
+    }
+
+    #[tokio::test]
+    async fn a_description_in_another_order_or_with_fewer_addresses_is_of_no_other_pod() {
+        let places = Places::default();
+        let given = ["10.1.0.1", "10.1.0.2", "fd00::1"].map(|text| text.parse().unwrap());
+        let netns = Arc::from("/run/netns/a");
+        places.tell(cart(&[]).uid, Place { netns, addresses: given.to_vec() });
+        for described in [&[][..], &["10.1.0.1"], &["fd00::1", "10.1.0.1"]] {
+            assert_eq!(places.target(&cart(described)).addresses, given, "{described:?}");
+        }
+        let more = ["10.1.0.1", "fd00::9"];
+        assert_eq!(places.target(&cart(&more)).addresses, cart(&more).addresses);
     }
 
     #[tokio::test]
