@@ -196,6 +196,10 @@ impl<D: Datapath, C: Certificates, W: Workers> Enroller<D, C, W> {
     fn look_at(&mut self, world: &World, uid: &PodUid) {
         let here = |pod: &&Arc<Workload>| pod.node.as_ref() == Some(&self.node);
         let Some(pod) = world.workload(uid).filter(here) else {
+            // While it runs, it is not to get past adit.
+            if self.opened.contains_key(uid) && !self.places.has_ended(uid) {
+                return;
+            }
             // The CNI plugin may know a pod before discovery does.
             if self.shown.pods.contains_key(uid) {
                 self.places.forget(uid);

@@ -42,7 +42,7 @@ struct Shared {
     state: Mutex<State>,
     /// `State::fresh` is not empty any more.
     found: Notify,
-    /// `State::missing` is not empty any more.
+    /// There is another pod to look for.
     missed: Notify,
 }
 
@@ -58,10 +58,14 @@ struct Known {
 #[derive(Debug, Default)]
 struct State {
     known: BTreeMap<PodUid, Known>,
-    /// Pods whose place has changed since somebody looked.
+    /// Pods whose place has changed since somebody looked, or that have ended.
     fresh: BTreeSet<PodUid>,
     /// Pods that are looked for, with the addresses they have.
     missing: BTreeMap<PodUid, Vec<IpAddr>>,
+    /// Pods that discovery has lost, and whether the last of their processes has ended.
+    leaving: BTreeMap<PodUid, bool>,
+    /// Whether anybody looks for pods.
+    searching: bool,
 }
 
 impl Places {
@@ -94,6 +98,7 @@ impl Places {
             return target;
         }
         let mut state = self.state();
+        state.leaving.remove(&pod.uid);
         match state.known.get_mut(&pod.uid) {
             Some(Known { place, described }) if place.fits(&pod.addresses) => {
                 target.netns = Some(Arc::clone(&place.netns));
@@ -131,7 +136,25 @@ impl Places {
 
     /// Nobody needs to know where the pod is now; what is known stays.
     pub(super) fn stop_looking(&self, uid: &PodUid) {
-        self.state().missing.remove(uid);
+        let mut state = self.state();
+        state.missing.remove(uid);
+        state.leaving.remove(uid);
+    }
+
+    /// Whether a pod that discovery does not know any more has ended: one that is deleted by force, or
+    /// whose node the API server had given up, runs on for a while. If it has not, it is among the
+    /// [`Places::fresh`] ones as soon as it has. What nobody looks for counts as ended.
+    pub(super) fn has_ended(&self, uid: &PodUid) -> bool {
+        let mut state = self.state();
+        if !state.searching || !state.known.contains_key(uid) {
+            return true;
+        }
+        if let Some(ended) = state.leaving.get(uid) {
+            return *ended;
+        }
+        state.leaving.insert(uid.clone(), false);
+        self.0.missed.notify_one();
+        false
     }
 
     /// There is nothing more to know of the pod.
@@ -139,9 +162,10 @@ impl Places {
         let mut state = self.state();
         state.known.remove(uid);
         state.missing.remove(uid);
+        state.leaving.remove(uid);
     }
 
-    /// Returns the pods whose place has changed, as soon as there are any.
+    /// Returns the pods whose place has changed, and those that have ended, as soon as there are any.
     pub(super) async fn fresh(&self) -> BTreeSet<PodUid> {
         loop {
             let fresh = std::mem::take(&mut self.state().fresh);
@@ -152,27 +176,32 @@ impl Places {
         }
     }
 
-    /// Looks for the pods that are missing, until the agent drains.
+    /// Looks for the pods that are missing, or may have ended, until the agent drains.
     pub async fn search(self, find: Find, mut shutdown: Shutdown) {
+        self.state().searching = true;
         tokio::select! {
             () = shutdown.reached(Phase::Draining) => {}
             () = self.look_for_missing(find) => {}
         }
+        self.state().searching = false;
     }
 
     async fn look_for_missing(&self, find: Find) {
         let mut again = AGAIN;
         loop {
-            let missing = self.state().missing.clone();
-            if missing.is_empty() {
+            let (mut wanted, leaving) = self.state().wanted();
+            if wanted.is_empty() && leaving.is_empty() {
                 self.0.missed.notified().await;
                 again = AGAIN;
                 continue;
             }
-            let wanted: BTreeSet<PodUid> = missing.keys().cloned().collect();
+            wanted.extend(leaving.iter().cloned());
             let found = tokio::task::spawn_blocking(move || find(&|uid| wanted.contains(uid)));
             match found.await {
-                Ok(Ok(found)) => self.enter(found),
+                Ok(Ok(found)) => {
+                    self.leave(leaving.into_iter().filter(|uid| !found.contains_key(uid)));
+                    self.enter(found);
+                }
                 Ok(Err(error)) => tracing::warn!(%error, "processes of pods cannot be looked for"),
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 // The runtime ends.
@@ -181,6 +210,18 @@ impl Places {
             // One that is new does not wait for those that have no process yet.
             let new = tokio::time::timeout(again, self.0.missed.notified()).await;
             again = if new.is_ok() { AGAIN } else { AGAIN_AT_LAST.min(again * 2) };
+        }
+    }
+
+    fn leave(&self, ended: impl Iterator<Item = PodUid>) {
+        let mut state = self.state();
+        for uid in ended {
+            // Discovery may have found it again in the meantime.
+            if let Some(ended) = state.leaving.get_mut(&uid) {
+                *ended = true;
+                state.fresh.insert(uid);
+                self.0.found.notify_one();
+            }
         }
     }
 
@@ -197,6 +238,14 @@ impl Places {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The pods to look for: those that are missing, and those that may have ended.
+    fn wanted(&self) -> (BTreeSet<PodUid>, BTreeSet<PodUid>) {
+        let leaving = self.leaving.iter().filter(|(_, ended)| !**ended);
+        (self.missing.keys().cloned().collect(), leaving.map(|(uid, _)| uid.clone()).collect())
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use adit_core::world::Delta;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Certificates, Enroller, Enrolments, PodState, PodStatus, Workers};
+use super::{Certificates, Enroller, Enrolments, Places, PodState, PodStatus, Workers};
 use crate::datapath::fake::{Asked, FakeDatapath, FakeNetwork};
 use crate::datapath::{Datapath, EnrolledPod, Listeners};
 use crate::discovery::Worlds;
@@ -248,6 +250,41 @@ async fn a_restarted_agent_takes_its_pods_up_without_uncapturing_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_is_deleted_by_force_stays_captured_for_as_long_as_it_runs() {
+    static RUNS: AtomicBool = AtomicBool::new(true);
+    fn find(wanted: &dyn Fn(&PodUid) -> bool) -> io::Result<BTreeMap<PodUid, PathBuf>> {
+        let cart = Some(uid("cart")).filter(|uid| wanted(uid) && RUNS.load(Ordering::SeqCst));
+        Ok(cart.map(|uid| (uid, PathBuf::from("/proc/7/ns/net"))).into_iter().collect())
+    }
+    let agent = Agent::start(|_| {});
+    let (_trigger, shutdown) = shutdown::channel();
+    let searching = tokio::spawn(agent.places.clone().search(find, shutdown));
+    agent.label(MeshMode::Ambient);
+    let described = || Workload { netns: None, ..cart() };
+    let gone = || agent.worlds.publish([Delta::WorkloadGone(uid("cart"))]);
+    agent.publish([described()]);
+    agent.reach("cart", &PodState::Enrolled).await;
+    agent.datapath.take_asked();
+
+    gone();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(agent.state("cart"), Some(PodState::Enrolled));
+    // Found again, and lost again, it is asked anew whether it runs.
+    agent.publish([described()]);
+    gone();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(
+        (agent.state("cart"), agent.datapath.take_asked()),
+        (Some(PodState::Enrolled), vec![])
+    );
+
+    RUNS.store(false, Ordering::SeqCst);
+    agent.until(|list| list.is_empty()).await;
+    agent.assert_nothing_left("cart");
+    searching.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_the_end_captured_pods_stay_captured() {
     let mut agent = Agent::start(|_| {});
     agent.label(MeshMode::Ambient);
@@ -287,6 +324,7 @@ const NODE: &str = "node-a";
 /// An enroller among fakes.
 struct Agent {
     worlds: Worlds,
+    places: Places,
     datapath: FakeDatapath,
     certificates: FakeCertificates,
     workers: FakeWorkers,
@@ -318,6 +356,8 @@ impl Agent {
             workers.clone(),
             7,
         );
+        let places = Places::default();
+        let enroller = enroller.with_places(places.clone());
         let (shutdown, watcher) = shutdown::channel();
         let (synced, first_list) = oneshot::channel();
         let enrolments = enroller.enrolments();
@@ -326,6 +366,7 @@ impl Agent {
         };
         Self {
             worlds,
+            places,
             datapath,
             certificates,
             workers,
