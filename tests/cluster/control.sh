@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# control.sh api|managers|dns: starts a part of the control plane in the namespace cp; api and dns wait until it is ready. `stop-api` ends the API server alone, `pause-controllers` and `resume-controllers` hold the controllers.
+# control.sh api|controllers|scheduler|dns: starts a part of the control plane in the namespace cp; api and dns wait until it is ready. `stop-api` ends the API server alone, `stop-controllers` the controllers.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
@@ -20,15 +20,19 @@ api() {
     wait_for "kube-apiserver" 60 kc get --raw /readyz
 }
 
-managers() {
-    local common=(--leader-elect=false --bind-address=127.0.0.1 --cert-dir="$RUN")
+controllers() {
     start controller-manager "$ROOT/bin/kube-controller-manager" --kubeconfig="$PKI/controller-manager.conf" \
         --authentication-kubeconfig="$PKI/controller-manager.conf" --authorization-kubeconfig="$PKI/controller-manager.conf" \
         --service-account-private-key-file="$PKI/sa.key" --root-ca-file="$PKI/ca.crt" \
         --cluster-signing-cert-file="$PKI/ca.crt" --cluster-signing-key-file="$PKI/ca.key" \
-        --use-service-account-credentials=true --allocate-node-cidrs=false --node-monitor-grace-period=40s "${common[@]}"
+        --use-service-account-credentials=true --allocate-node-cidrs=false --node-monitor-grace-period=40s \
+        --leader-elect=false --bind-address=127.0.0.1 --cert-dir="$RUN"
+}
+
+scheduler() {
     start scheduler "$ROOT/bin/kube-scheduler" --kubeconfig="$PKI/scheduler.conf" \
-        --authentication-kubeconfig="$PKI/scheduler.conf" --authorization-kubeconfig="$PKI/scheduler.conf" "${common[@]}"
+        --authentication-kubeconfig="$PKI/scheduler.conf" --authorization-kubeconfig="$PKI/scheduler.conf" \
+        --leader-elect=false --bind-address=127.0.0.1 --cert-dir="$RUN"
 }
 
 # CoreDNS is a process of the control plane; a Service and its slice lead to it.
@@ -51,9 +55,8 @@ X
 }
 
 case ${1:-} in
-api | managers | dns) "$1" ;;
+api | controllers | scheduler | dns) "$1" ;;
 stop-api) stop apiserver ;;
-pause-controllers) kill -STOP "$(cat "$RUN/controller-manager.pid")" ;;
-resume-controllers) kill -CONT "$(cat "$RUN/controller-manager.pid")" ;;
+stop-controllers) stop controller-manager ;;
 *) sed -n 2p "$0"; exit 2 ;;
 esac

@@ -10,7 +10,8 @@ say() { printf '%5.1f s  %s\n' "$(awk -v a="$began" -v b="$(date +%s%N)" 'BEGIN 
 for node in $NODES; do "$HERE/node.sh" start "$node"; done
 "$HERE/control.sh" api
 say "kube-apiserver ready"
-"$HERE/control.sh" managers
+"$HERE/control.sh" controllers
+"$HERE/control.sh" scheduler
 for node in $NODES; do wait_for "node $node registered" 60 kc get node "$node"; done
 kc wait --for=condition=Ready node --all --timeout=90s >/dev/null
 say "nodes ready"

@@ -88,8 +88,7 @@ impl Lab {
         self.run("node.sh", &["start", node])
     }
 
-    /// Starts a part of the control plane, ends the API server or holds the controllers: `api`, `stop-api`,
-    /// `pause-controllers`, `resume-controllers`.
+    /// Starts or ends a part of the control plane: `api`, `stop-api`, `controllers`, `stop-controllers`.
     pub(crate) fn control_plane(&self, action: &str) -> Result<()> {
         self.run("control.sh", &[action])
     }
