@@ -344,12 +344,13 @@ log: {{ format: text, filter: \"{log}\" }}
         })
     }
 
-    /// Its live flows and the recent ones.
+    /// Its live flows and all the recent ones that it keeps: cases share an agent, and the newest ones
+    /// may all be of another case.
     ///
     /// # Errors
     /// The client's.
     pub fn flows(&self) -> Result<Vec<Flow>> {
-        self.cli(&["flows"])
+        self.cli(&["flows", "--limit", "10000"])
     }
 
     /// Waits for a flow that satisfies a condition.
