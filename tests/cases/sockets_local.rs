@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use adit_e2e::cluster::vip;
 use adit_e2e::manifest::{EndpointSpec, ServiceSpec};
-use adit_e2e::wait::{SOON, wait_until};
+use adit_e2e::wait::{SOON, wait_for, wait_until};
 use adit_e2e::{Node, Pod, client, server};
 use socket2::{Domain, Socket, Type};
 
@@ -26,6 +26,13 @@ fn listen(pod: &Pod, at: SocketAddr) -> io::Result<TcpListener> {
     listener.unwrap()
 }
 
+/// The same once nobody else listens there: a listener that was just closed stays open in what another
+/// case has forked and not executed yet.
+#[track_caller]
+fn listen_soon(pod: &Pod, at: SocketAddr) -> TcpListener {
+    wait_for(&format!("{at} to be free"), SOON, || Ok(Some(listen(pod, at)?))).unwrap()
+}
+
 fn wildcards(port: u16) -> [SocketAddr; 2] {
     [(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
 }
@@ -39,7 +46,7 @@ fn an_application_can_bind_a_port_that_its_open_connections_go_to() {
 
     let own = [IpAddr::V4(client.v4()), IpAddr::V6(client.v6())];
     for at in own.map(|own| SocketAddr::new(own, 8080)).into_iter().chain(wildcards(8080)) {
-        drop(listen(&client, at).unwrap_or_else(|error| panic!("{at}: {error}")));
+        drop(listen_soon(&client, at));
     }
 
     for stream in open {
@@ -63,7 +70,7 @@ fn a_server_that_restarts_can_bind_its_port_while_adit_holds_connections_to_it()
     drop(first);
 
     for at in wildcards(8080) {
-        let second = listen(&server, at).unwrap_or_else(|error| panic!("{at}: {error}"));
+        let second = listen_soon(&server, at);
         // SO_REUSEADDR, which adit sets for it, lets nobody share the port of a listener.
         let third = listen(&server, at).unwrap_err();
         assert_eq!(third.kind(), ErrorKind::AddrInUse, "{at}");
