@@ -12,7 +12,7 @@ use crate::{arch, bench, cluster, ebpf, kernels, proto, test};
 pub(crate) fn run(root: &Path) -> Result<()> {
     step("format", || execute(&mut cargo(root, &["fmt", "--all", "--check"])))?;
     step("clippy", || {
-        // Cargo counts a target that `cargo test` does not run alone among neither `all` nor `tests`.
+        // `--all-targets` leaves out what `cargo test` does not run by itself.
         for targets in [&["--all-targets"][..], &["--test", "e2e"]] {
             let mut clippy = cargo(root, &["clippy", "--workspace", "--locked"]);
             execute(clippy.args(targets).args(["--", "-D", "warnings"]))?;

@@ -64,12 +64,15 @@ pub enum Admission {
 }
 
 /// What is to be said of a pod in this state, `None` if discovery does not know it, in a namespace of
-/// this mode, `None` if discovery does not know that either.
+/// this mode, `None` if discovery does not know that either. `here`: the state is that of the sandbox
+/// that is asked about, not of the pod's last one.
 #[must_use]
-pub fn admit(pod: Option<&PodState>, namespace: Option<MeshMode>) -> Admission {
+pub fn admit(pod: Option<&PodState>, here: bool, namespace: Option<MeshMode>) -> Admission {
     match (pod, namespace) {
         // What is left to do is for the time when the agent is away.
-        (Some(PodState::Enrolled | PodState::Enrolling(Step::Hold)), _) => Admission::Enrolled,
+        (Some(PodState::Enrolled | PodState::Enrolling(Step::Hold)), _) if here => {
+            Admission::Enrolled
+        }
         (Some(PodState::NotEnrolled(why)), _) if why.is_refusal() => Admission::Refuse(*why),
         // The state is from before the namespace, or its label, was heard of.
         (
@@ -260,7 +263,11 @@ mod tests {
             (None, Some(MeshMode::Unset), Admission::WaitBriefly),
             (None, Some(MeshMode::None), Admission::WaitBriefly),
         ] {
-            assert_eq!(admit(state, namespace), expected, "{state:?} {namespace:?}");
+            assert_eq!(admit(state, true, namespace), expected, "{state:?} {namespace:?}");
+            // What it was in its last sandbox lets it start in no other.
+            let starts = expected == Admission::Enrolled;
+            let elsewhere = if starts { Admission::Wait } else { expected };
+            assert_eq!(admit(state, false, namespace), elsewhere, "{state:?} {namespace:?}");
         }
     }
 }

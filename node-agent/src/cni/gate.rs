@@ -57,10 +57,8 @@ impl Gate {
                 return Answer::NotReady;
             }
             let namespace = self.worlds.load().namespace(&request.namespace).map(|ns| ns.mode);
-            let mut admission = admit(pod.as_ref().map(|pod| &pod.state), namespace);
-            if admission == Admission::Enrolled && is_elsewhere(pod.as_ref(), request) {
-                admission = Admission::Wait;
-            }
+            let state = pod.as_ref().map(|pod| &pod.state);
+            let admission = admit(state, is_here(pod.as_ref(), request), namespace);
             let until = match admission {
                 Admission::Pass => return Answer::Pass,
                 Admission::Enrolled => return Answer::Enrolled,
@@ -112,11 +110,10 @@ impl Gate {
     }
 }
 
-/// Whether the pod is enrolled in another sandbox than the one that is being made: the one before it. A
-/// pod that runs already may have been found under another path.
-fn is_elsewhere(pod: Option<&PodStatus>, request: &Request) -> bool {
-    let is_made = request.wait_ms > 0;
-    is_made && pod.and_then(|pod| pod.netns.as_deref()) != Some(&*request.netns)
+/// Whether what is known of the pod is of the sandbox that is asked about, and not of the one before it.
+/// A pod that runs already, which nobody waits for, may have been found under another path.
+fn is_here(pod: Option<&PodStatus>, request: &Request) -> bool {
+    request.wait_ms == 0 || pod.and_then(|pod| pod.netns.as_deref()) == Some(&*request.netns)
 }
 
 /// The UID by which enrolment would ask for the pod's place: none for a mirror, which has none.

@@ -1,9 +1,9 @@
 //! `cargo xtask kernels`: the datapath's tests, and end-to-end cases of what depends on the kernel, on the
 //! kernels that README promises, in virtual machines under QEMU's software emulation.
 //!
-//! Debian's cloud kernels come from apt and are kept outside the checkout, by version. The programs are
-//! those that `cargo test` builds; they go into an initial RAM disk with the libraries they need, and
-//! what they say comes back over the serial console. cgroup2 is the only hierarchy there, no bpffs is
+//! Debian's cloud kernels come from apt and are kept outside the checkout, by version. The tests are
+//! those that `cargo test` builds; they go into an initial RAM disk with adit and the libraries they need,
+//! and what they say comes back over the serial console. cgroup2 is the only hierarchy there, no bpffs is
 //! mounted, and interfaces, routes and programs are the guest's own.
 #![expect(clippy::print_stdout, reason = "a task talks to its user")]
 
